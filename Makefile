@@ -1,0 +1,53 @@
+# make install | demo | test | check | bench      (nothing but Python 3.11 or newer is needed)
+#
+#   VENV=dir    where the environment is made (.venv)
+#   WHEEL=file  test this wheel, not the source tree (VENV should then be a fresh one)
+#   ARGS=…      arguments of `dsqlcdc demo`
+#   TESTS=…     what pytest is to run, with options
+
+PYTHON ?= python3
+VENV ?= .venv
+WHEEL ?=
+ARGS ?=
+TESTS ?= tests
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SUBJECT := $(if $(WHEEL),$(WHEEL),-e .)
+
+# Neither the working directory nor a script's goes onto sys.path: what is installed is what runs.
+export PYTHONSAFEPATH := 1
+
+.PHONY: install demo test check bench clean
+.DELETE_ON_ERROR:
+
+install: $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	$(BIN)/dsqlcdc demo $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.dev
+	$(BIN)/pytest -m bench -s -p no:xdist tests/benchmarks
+
+clean:
+	rm -rf .venv dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dsqlcdc needs Python 3.11 or newer, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(WHEEL) | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt $(SUBJECT)[local]
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt $(WHEEL) | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt $(SUBJECT)[dev]
+	touch $@ $(VENV)/.installed
