@@ -70,12 +70,16 @@ async def _client(service: str, aws: Aws, parsers: Any, config: dict[str, Any]) 
             service, region_name=aws.region, endpoint_url=aws.endpoint_url or None, config=config_module.AioConfig(**settings)
         )
         opened = await making.__aenter__()
-    except (*errors(), ValueError) as error:  # botocore says ValueError for an endpoint that is no URL
+    except _opening() as error:
         raise translate(error, doing=f"open a {service} client", where=f"aws {service}") from error
     try:
         yield opened
     finally:
         await making.__aexit__(None, None, None)
+
+
+def _opening() -> tuple[type[Exception], ...]:
+    return (*errors(), ValueError)  # botocore says ValueError for an endpoint that is no URL
 
 
 @functools.cache
@@ -272,9 +276,11 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-_NOT_AUTHORIZED = re.compile(r"not authorized to perform:? ([a-z0-9-]+:[A-Za-z*]+)(?:.*?on (?:the )?resource:? \"?(arn:[^\s\"]+))?", re.DOTALL)
+_NOT_AUTHORIZED = re.compile(
+    r"not authorized to perform:? ([a-z0-9-]+:[A-Za-z*]+)(?:.*?on (?:the )?resource:? \"?(arn:[^\s\"]+))?", re.DOTALL
+)
 _PREFIXES: Mapping[str, str] = {
-    "kinesis": "ListShards GetRecords GetShardIterator DescribeStreamSummary DescribeStream SubscribeToShard UpdateMaxRecordSize PutRecords",
+    "kinesis": "ListShards GetRecords GetShardIterator DescribeStreamSummary SubscribeToShard UpdateMaxRecordSize PutRecords",
     "dynamodb": "GetItem PutItem UpdateItem DeleteItem Query Scan BatchGetItem BatchWriteItem TransactWriteItems DescribeTable CreateTable",
     "dsql": "CreateStream GetStream ListStreams DeleteStream GetCluster",
     "iam": "GetRole CreateRole PutRolePolicy GetRolePolicy UpdateAssumeRolePolicy",
