@@ -1,0 +1,251 @@
+"""The HTTP control under /_dsqlcdc/: commit, ask for the truth, inject faults. The package's docstring lists the calls."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from dsqlcdc.local.faults import Fault
+from dsqlcdc.local.generator import Commit
+from dsqlcdc.local.refusal import Refusal
+
+if TYPE_CHECKING:
+    from dsqlcdc.local.server import Local
+
+PAGE = 1000
+_T = TypeVar("_T")
+
+
+class _Given(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Pipe(_Given):
+    stream: str = "orders-cdc"
+    shards: int = 4
+    max_record_kib: int = 10240
+
+
+class Advance(_Given):
+    seconds: float
+
+
+class Throttle(_Given):
+    """`reads` and `writes` switch the limits; `refuse_reads`: so many reads of `shard` ("" for any) are refused."""
+
+    reads: bool | None = None
+    writes: bool | None = None
+    refuse_reads: int = 0
+    shard: str = ""
+
+
+class Shards(_Given):
+    """Which shards of a stream: one, or all where `shard` is empty. `until`: a sequence number, `before`: seconds since the epoch."""
+
+    stream: str
+    shard: str = ""
+    until: str = ""
+    before: float = 0.0
+    times: int = 1
+
+
+class Raw(_Given):
+    """A record of a foreign producer. `data` is base64. `shard` chooses where it goes; `copies` of it are written."""
+
+    stream: str
+    data: str
+    shard: str = ""
+    partition_key: str = "foreign"
+    copies: int = 1
+
+
+class Bucket(_Given):
+    name: str
+    gone: bool = True
+
+
+class CdcState(_Given):
+    """Impair ("" mends it) or fail a CDC stream with a statusReason code, or put its cluster to sleep."""
+
+    cluster: str
+    stream: str = ""
+    impair: str | None = None
+    fail: str | None = None
+    idle: bool | None = None
+    role_delay: float | None = None
+
+
+class Control:
+    """The calls. A mistake in what was asked is answered with 400 and {"error": …}."""
+
+    def __init__(self, local: Local) -> None:
+        self._local = local
+
+    def add_to(self, app: web.Application) -> None:
+        calls: dict[str, Callable[[bytes], Awaitable[Any]]] = {
+            "commit": self._commit,
+            "pipe": self._pipe,
+            "reset": self._reset,
+            "fault": self._fault,
+            "faults/clear": self._clear,
+            "throttle": self._throttle,
+            "clock": self._clock,
+            "iterators/expire": self._expire,
+            "trim": self._trim,
+            "empty-reads": self._empty_reads,
+            "record": self._record,
+            "bucket": self._bucket,
+            "cdc": self._cdc,
+        }
+        for name, call in calls.items():
+            app.router.add_post(f"/_dsqlcdc/{name}", _answering(call))
+        app.router.add_get("/_dsqlcdc/health", self._health)
+        app.router.add_get("/_dsqlcdc/faults", self._faults)
+        app.router.add_get("/_dsqlcdc/truth/changes", self._changes)
+        app.router.add_get("/_dsqlcdc/truth/state", self._state)
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return _json({"now": self._local.clock.now(), "streams": self._local.kinesis.names(), "clusters": list(self._local.dsql.clusters)})
+
+    async def _faults(self, _request: web.Request) -> web.Response:
+        return _json({"hits": self._local.faults.hits, "waiting": self._local.faults.waiting()})
+
+    async def _commit(self, body: bytes) -> Any:
+        return await self._local.commit(_read(body, Commit))
+
+    async def _pipe(self, body: bytes) -> Any:
+        given = _read(body, Pipe)
+        return self._local.pipe(given.stream, given.shards, given.max_record_kib)
+
+    async def _reset(self, _body: bytes) -> Any:
+        await self._local.reset()
+        return {}
+
+    async def _fault(self, body: bytes) -> Any:
+        self._local.faults.add(_read(body, Fault))
+        return {}
+
+    async def _clear(self, _body: bytes) -> Any:
+        self._local.faults.clear()
+        return {}
+
+    async def _throttle(self, body: bytes) -> Any:
+        given, kinesis = _read(body, Throttle), self._local.kinesis
+        kinesis.read_throttle = kinesis.read_throttle if given.reads is None else given.reads
+        kinesis.write_throttle = kinesis.write_throttle if given.writes is None else given.writes
+        if given.refuse_reads:
+            kinesis.throttle_reads(given.shard, given.refuse_reads)
+        return {"reads": kinesis.read_throttle, "writes": kinesis.write_throttle}
+
+    async def _clock(self, body: bytes) -> Any:
+        self._local.clock.advance(_read(body, Advance).seconds)
+        return {"now": self._local.clock.now()}
+
+    async def _expire(self, _body: bytes) -> Any:
+        self._local.kinesis.expire_iterators()
+        return {}
+
+    async def _trim(self, body: bytes) -> Any:
+        given = _read(body, Shards)
+        stream = self._local.kinesis.stream(given.stream)
+        chosen = [stream.shard(given.shard)] if given.shard else list(stream.shards.values())
+        if given.until:
+            if not given.shard:
+                raise ValueError("`until` is a sequence number of one shard: name it")
+            return {"trimmed": chosen[0].trim(chosen[0].number(given.until, after=True))}
+        return {"trimmed": sum(shard.trim_before(given.before) if given.before else shard.trim(shard.next) for shard in chosen)}
+
+    async def _empty_reads(self, body: bytes) -> Any:
+        given = _read(body, Shards)
+        stream = self._local.kinesis.stream(given.stream)
+        for shard in [stream.shard(given.shard)] if given.shard else stream.open_shards():
+            shard.empty_reads = given.times
+        return {}
+
+    async def _record(self, body: bytes) -> Any:
+        given = _read(body, Raw)
+        stream = self._local.kinesis.stream(given.stream)
+        explicit = str(stream.shard(given.shard).start) if given.shard else None
+        data = base64.b64decode(given.data, validate=True)
+        done = [self._local.kinesis.put_bytes(stream, data, given.partition_key, explicit) for _ in range(given.copies)]
+        return {"records": [{"shard": one[0], "sequence": one[1]} for one in done if one is not None]}
+
+    async def _bucket(self, body: bytes) -> Any:
+        given = _read(body, Bucket)
+        return {"done": await self._local.others.hide_bucket(given.name, given.gone)}
+
+    async def _cdc(self, body: bytes) -> Any:
+        given = _read(body, CdcState)
+        cluster = self._local.dsql.cluster(given.cluster)
+        if given.idle is not None:
+            cluster.idle = given.idle
+        if given.role_delay is not None:
+            self._local.dsql.role_delay = given.role_delay
+        if given.stream:
+            stream = self._local.dsql.stream(given.cluster, given.stream)
+            if given.impair is not None:
+                stream.impair(given.impair)
+            if given.fail is not None:
+                stream.fail(given.fail)
+            self._local.dsql.deliver()
+            return {"status": stream.status, "waiting": stream.waiting}
+        return {"status": cluster.status}
+
+    async def _changes(self, request: web.Request) -> web.StreamResponse:
+        generator = self._local.generator(request.query.get("cluster", ""))
+        start, limit = int(request.query.get("from", "0")), int(request.query.get("limit", "0"))
+        stop = min(start + limit, len(generator.changes)) if limit else len(generator.changes)
+
+        async def lines() -> AsyncIterator[bytes]:
+            for first in range(start, stop, PAGE):
+                yield b"".join(msgspec.json.encode(change) + b"\n" for change in generator.changes[first : min(first + PAGE, stop)])
+
+        return await _stream(request, lines())
+
+    async def _state(self, request: web.Request) -> web.StreamResponse:
+        generator = self._local.generator(request.query.get("cluster", ""))
+        table = request.query.get("table", "")
+
+        async def lines() -> AsyncIterator[bytes]:
+            for (name, _), change in generator.state().items():
+                if table in ("", name):
+                    yield msgspec.json.encode(change) + b"\n"
+
+        return await _stream(request, lines())
+
+
+class _Lines(Protocol):
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+async def _stream(request: web.Request, lines: _Lines) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    async for line in lines:
+        await response.write(line)
+    await response.write_eof()
+    return response
+
+
+def _answering(call: Callable[[bytes], Awaitable[Any]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            return _json(await call(await request.read()))
+        except (ValueError, Refusal) as error:
+            return _json({"error": str(error)}, 400)
+
+    return handle
+
+
+def _read(body: bytes, kind: type[_T]) -> _T:
+    return msgspec.json.decode(body or b"{}", type=kind)
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
+
+

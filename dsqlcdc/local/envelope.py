@@ -1,0 +1,111 @@
+"""Change records as DSQL writes them: the envelope, oversized rows cut into fragments, and what was seen beside the documents."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from typing import Any
+
+import google_crc32c
+import msgspec
+
+OVERSIZE = 9 * 1024 * 1024
+"""A record whose text passes this is cut."""
+DEVIATIONS = ("no_type", "nulls_left_out", "insert_for_update", "unknown_op", "outer_before_source", "no_outer_times")
+"""Spec §5, one for a record at most."""
+
+Row = dict[str, Any]
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where a change comes from; all changes of a transaction share it but for the table."""
+
+    ts_ns: int
+    transaction: str
+    cluster: str
+
+
+def records(
+    source: Source,
+    schema: str,
+    table: str,
+    op: str,
+    before: Row | None,
+    after: Row | None,
+    *,
+    sent_at: int,
+    rng: random.Random,
+    deviation: str = "",
+    limit: int = OVERSIZE,
+) -> list[bytes]:
+    """The Kinesis records of one change: one, or the fragments and the main record of an oversized row. `sent_at` in nanoseconds."""
+    if after is not None and deviation == "nulls_left_out":
+        after = {column: value for column, value in after.items() if value is not None}
+    op = sent_op(op, deviation)
+    envelope: dict[str, Any] = {} if deviation == "no_type" else {"type": "full"}
+    envelope |= {"op": op, "before": msgspec.Raw(_text(before)), "after": msgspec.Raw(_text(after)), "source": _source(source, schema, table)}
+    if deviation == "outer_before_source":
+        sent_at = source.ts_ns - 4_000_000
+    if deviation != "no_outer_times":
+        envelope |= {"ts_ms": sent_at // 1_000_000, "ts_ns": sent_at}
+    whole = msgspec.json.encode(envelope)
+    return [whole] if len(whole) < limit else _cut(envelope, limit, rng)
+
+
+def sent_op(op: str, deviation: str) -> str:
+    """The op code that is sent for a committed one."""
+    if deviation == "insert_for_update" and op == "u":
+        return "c"
+    return "m" if deviation == "unknown_op" and op != "d" else op
+
+
+def _source(source: Source, schema: str, table: str) -> dict[str, Any]:
+    return {
+        "version": "1.0",
+        "ts_ms": source.ts_ns // 1_000_000,
+        "ts_ns": source.ts_ns,
+        "txId": source.transaction,
+        "schema": schema,
+        "table": table,
+        "db": "postgres",
+        "cluster": source.cluster,
+    }
+
+
+def _text(row: Row | None) -> bytes:
+    return msgspec.json.encode(row)
+
+
+def _cut(envelope: dict[str, Any], limit: int, rng: random.Random) -> list[bytes]:
+    """Cut the larger image, and the other too when the rest is still too large."""
+    out: list[bytes] = []
+    chunked: dict[str, Any] = {}
+    main = {**envelope, "type": "chunked", "chunked": chunked}
+    for image in sorted(("before", "after"), key=lambda name: -len(bytes(envelope[name]))):
+        if out and len(msgspec.json.encode(main)) < limit:
+            break
+        text = bytes(envelope[image])
+        if text == b"null":
+            continue
+        chunk_id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
+        slices = cut_text(text, max(4, limit // 2 - 200))
+        out += [
+            msgspec.json.encode({"type": "fragment", "chunk_id": chunk_id, "index": index, "data": piece.decode()})
+            for index, piece in enumerate(slices)
+        ]
+        chunked[image] = {"chunk_id": chunk_id, "total_fragments": len(slices), "crc32c": str(google_crc32c.value(text))}
+        main[image] = None
+    return [*out, msgspec.json.encode(main)]
+
+
+def cut_text(text: bytes, size: int) -> list[bytes]:
+    """Slices of at most `size` bytes (4 or more), none of which ends within a character. Escaping at most doubles a slice of JSON text."""
+    out: list[bytes] = []
+    start = 0
+    while start < len(text):
+        stop = min(start + size, len(text))
+        while stop < len(text) and text[stop] & 0xC0 == 0x80:
+            stop -= 1
+        out.append(text[start:stop])
+        start = stop
+    return out

@@ -1,0 +1,342 @@
+"""Kinesis's JSON 1.1 calls, turned into calls on the model and back."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from dsqlcdc.local.kinesis import Entry, Kinesis
+from dsqlcdc.local.refusal import Refusal
+from dsqlcdc.local.shards import Shard
+from dsqlcdc.local.streams import Stream
+
+Input = Mapping[str, Any]
+TOKEN_LIFE = 300.0
+BUSY = ("CREATING", "DELETING")
+
+
+class _PutRecords(msgspec.Struct, rename={"records": "Records", "name": "StreamName", "arn": "StreamARN"}):
+    records: list[Entry]
+    name: str | None = None
+    arn: str | None = None
+
+
+class _ShardsToken(msgspec.Struct, array_like=True):
+    stream: str
+    created: float
+    after: str
+    query: dict[str, Any]
+    made: float
+
+
+_put_records = msgspec.json.Decoder(_PutRecords).decode
+
+
+class KinesisApi:
+    """`call(operation, body)` gives the reply's body, or raises Refusal."""
+
+    def __init__(self, kinesis: Kinesis) -> None:
+        self.kinesis = kinesis
+        self._calls: dict[str, Callable[[Input], dict[str, Any]]] = {
+            "AddTagsToStream": self._add_tags,
+            "CreateStream": self._create,
+            "DecreaseStreamRetentionPeriod": self._decrease_retention,
+            "DeleteStream": self._delete,
+            "DescribeLimits": self._limits,
+            "DescribeStream": self._describe,
+            "DescribeStreamSummary": self._summary,
+            "GetShardIterator": self._iterator,
+            "IncreaseStreamRetentionPeriod": self._increase_retention,
+            "ListShards": self._list_shards,
+            "ListStreams": self._list_streams,
+            "ListTagsForResource": self._resource_tags,
+            "ListTagsForStream": self._stream_tags,
+            "MergeShards": self._merge,
+            "PutRecord": self._put,
+            "RemoveTagsFromStream": self._remove_tags,
+            "SplitShard": self._split,
+            "StartStreamEncryption": self._encrypt,
+            "StopStreamEncryption": self._decrypt,
+            "TagResource": self._add_tags,
+            "UntagResource": self._remove_tags,
+            "UpdateMaxRecordSize": self._max_record,
+            "UpdateShardCount": self._scale,
+            "UpdateStreamMode": self._mode,
+        }
+
+    def call(self, operation: str, body: bytes) -> bytes:
+        try:
+            if operation == "PutRecords":
+                return self._put_many(_put_records(body))
+            given: Input = msgspec.json.decode(body or b"{}", type=dict[str, Any])
+            if operation == "GetRecords":
+                return self.kinesis.get_records(_need(given, "ShardIterator"), given.get("Limit"))
+            handler = self._calls.get(operation)
+            if handler is None:
+                raise Refusal("UnknownOperationException", f"The embedded Kinesis does not have {operation}.")
+            out = handler(given)
+        except msgspec.DecodeError as error:
+            raise Refusal("SerializationException", str(error)) from None
+        return msgspec.json.encode(out) if out else b""
+
+    def shard_of(self, body: bytes) -> str:
+        """The shard that a GetRecords call reads, "" where it cannot be said: what faults match on."""
+        try:
+            return self.kinesis.shard_of(msgspec.json.decode(body, type=dict[str, Any]).get("ShardIterator", ""))
+        except msgspec.DecodeError:
+            return ""
+
+    def _stream(self, given: Input) -> Stream:
+        return self.kinesis.stream(given.get("StreamARN") or given.get("ResourceARN") or _need(given, "StreamName"))
+
+    def _usable(self, given: Input) -> Stream:
+        """A stream whose data can be reached: not while it is being made or deleted."""
+        stream = self._stream(given)
+        if stream.status in BUSY:
+            raise Refusal("ResourceNotFoundException", f"Stream {stream.name} is {stream.status}: it cannot be used.")
+        return stream
+
+    def _create(self, given: Input) -> dict[str, Any]:
+        mode = given.get("StreamModeDetails", {}).get("StreamMode", "PROVISIONED")
+        count = given.get("ShardCount")
+        if mode == "PROVISIONED" and not count:
+            raise Refusal("ValidationException", "ShardCount must be specified for a stream in PROVISIONED mode")
+        if mode == "ON_DEMAND" and count:
+            raise Refusal("ValidationException", "ShardCount must not be specified for a stream in ON_DEMAND mode")
+        size = _record_size(given.get("MaxRecordSizeInKiB", 1024))
+        stream = self.kinesis.create(_need(given, "StreamName"), count or 4, mode, size)
+        stream.tags.update(given.get("Tags") or {})
+        return {}
+
+    def _delete(self, given: Input) -> dict[str, Any]:
+        self._stream(given).delete()
+        return {}
+
+    def _limits(self, given: Input) -> dict[str, Any]:
+        streams = [self.kinesis.stream(name) for name in self.kinesis.names()]
+        count = sum(len(stream.open_shards()) for stream in streams)
+        demand = sum(stream.mode == "ON_DEMAND" for stream in streams)
+        return {"ShardLimit": 1000, "OpenShardCount": count, "OnDemandStreamCount": demand, "OnDemandStreamCountLimit": 50}
+
+    def _common(self, stream: Stream) -> dict[str, Any]:
+        out = {
+            "StreamName": stream.name,
+            "StreamARN": stream.arn,
+            "StreamStatus": stream.status,
+            "StreamModeDetails": {"StreamMode": stream.mode},
+            "RetentionPeriodHours": stream.retention_hours,
+            "StreamCreationTimestamp": round(stream.created, 3),
+            "EnhancedMonitoring": [{"ShardLevelMetrics": []}],
+            "EncryptionType": stream.encryption or "NONE",
+        }
+        return out | ({"KeyId": stream.key_id} if stream.key_id else {})
+
+    def _summary(self, given: Input) -> dict[str, Any]:
+        stream = self._stream(given)
+        more = {"OpenShardCount": len(stream.open_shards()), "ConsumerCount": 0, "MaxRecordSizeInKiB": stream.max_record_kib}
+        return {"StreamDescriptionSummary": self._common(stream) | more}
+
+    def _describe(self, given: Input) -> dict[str, Any]:
+        stream = self._stream(given)
+        limit = given.get("Limit") or 100
+        after = given.get("ExclusiveStartShardId") or ""
+        shards = [shard for shard in stream.shards.values() if shard.id > after]
+        more = {"Shards": [shard.describe() for shard in shards[:limit]], "HasMoreShards": len(shards) > limit}
+        return {"StreamDescription": self._common(stream) | more}
+
+    def _list_streams(self, given: Input) -> dict[str, Any]:
+        after, limit = given.get("ExclusiveStartStreamName") or given.get("NextToken") or "", given.get("Limit") or 100
+        names = [name for name in self.kinesis.names() if name > after]
+        keys = ("StreamName", "StreamARN", "StreamStatus", "StreamModeDetails", "StreamCreationTimestamp")
+        summaries = [{key: self._common(self.kinesis.stream(name))[key] for key in keys} for name in names[:limit]]
+        out: dict[str, Any] = {"StreamNames": names[:limit], "HasMoreStreams": len(names) > limit, "StreamSummaries": summaries}
+        return out | ({"NextToken": names[limit - 1]} if len(names) > limit else {})
+
+    def _list_shards(self, given: Input) -> dict[str, Any]:
+        now = self.kinesis.clock.now()
+        query = dict(given)
+        after = given.get("ExclusiveStartShardId") or ""
+        token = given.get("NextToken")
+        if token is not None:
+            mixed = {"StreamName", "StreamARN", "ExclusiveStartShardId", "ShardFilter", "StreamCreationTimestamp"} & set(given)
+            if mixed:
+                raise Refusal("InvalidArgumentException", f"NextToken and {min(mixed)} cannot be provided together.")
+            page = _shards_token(token)
+            if now - page.made > TOKEN_LIFE:
+                raise Refusal("ExpiredNextTokenException", "The NextToken has expired: it lives for 300 seconds.")
+            query, after = page.query, page.after
+            stream = self._usable({"StreamName": page.stream})
+            if stream.created != page.created:
+                raise Refusal("ResourceInUseException", f"Stream {page.stream} was created anew.")
+        else:
+            stream = self._usable(given)
+        limit = given.get("MaxResults") or 1000
+        if not 1 <= limit <= 10_000:
+            raise Refusal("ValidationException", f"1 validation error detected: Value '{limit}' at 'maxResults' is not between 1 and 10000")
+        shards = [s for s in stream.shards.values() if s.id > after and self._wanted(stream, s, query.get("ShardFilter"), now)]
+        out: dict[str, Any] = {"Shards": [shard.describe() for shard in shards[:limit]]}
+        if len(shards) > limit:
+            kept = {"ShardFilter": query["ShardFilter"]} if query.get("ShardFilter") else {}
+            raw = msgspec.json.encode(_ShardsToken(stream.name, stream.created, shards[limit - 1].id, kept, now))
+            out["NextToken"] = base64.urlsafe_b64encode(raw).decode()
+        return out
+
+    def _wanted(self, stream: Stream, shard: Shard, given: Mapping[str, Any] | None, now: float) -> bool:
+        if not given:
+            return True
+        kind = given.get("Type")
+        if kind == "AFTER_SHARD_ID":
+            return shard.id > _need(given, "ShardId")
+        if kind == "FROM_TRIM_HORIZON":
+            return True
+        if kind == "AT_TRIM_HORIZON":
+            at = max(stream.created, now - stream.retention_hours * 3600)
+            return shard.opened <= at and (not shard.closed or shard.closed >= at)
+        if kind == "AT_LATEST":
+            return not shard.closed or now - shard.closed < self.kinesis.latest_lag
+        if kind in ("AT_TIMESTAMP", "FROM_TIMESTAMP"):
+            at = float(_need(given, "Timestamp"))
+            ends_later = not shard.closed or shard.closed >= at
+            return ends_later and (kind == "FROM_TIMESTAMP" or shard.opened <= at)
+        raise Refusal("ValidationException", f"1 validation error detected: Value '{kind}' at 'shardFilter.type' is no filter type")
+
+    def _iterator(self, given: Input) -> dict[str, Any]:
+        stream = self._usable(given)
+        shard = stream.shard(_need(given, "ShardId"))
+        kind = _need(given, "ShardIteratorType")
+        token = self.kinesis.iterator(stream, shard, kind, given.get("StartingSequenceNumber"), given.get("Timestamp"))
+        return {"ShardIterator": token}
+
+    def _put(self, given: Input) -> dict[str, Any]:
+        stream = self._usable(given)
+        key = _partition_key(_need(given, "PartitionKey"))
+        done = self.kinesis.put(stream, _need(given, "Data"), key, given.get("ExplicitHashKey"))
+        if done is None:
+            raise Refusal("ProvisionedThroughputExceededException", f"Rate exceeded for a shard of stream {stream.name}.")
+        return {"ShardId": done[0], "SequenceNumber": done[1], "EncryptionType": stream.encryption or "NONE"}
+
+    def _put_many(self, given: _PutRecords) -> bytes:
+        stream = self._usable({"StreamARN": given.arn, "StreamName": given.name})
+        for entry in given.records:
+            _partition_key(entry.partition_key)
+        refused = {"ErrorCode": "ProvisionedThroughputExceededException", "ErrorMessage": f"Rate exceeded for a shard of stream {stream.name}."}
+        done = self.kinesis.put_many(stream, given.records)
+        records = [refused if one is None else {"SequenceNumber": one[1], "ShardId": one[0]} for one in done]
+        failed = sum(one is None for one in done)
+        return msgspec.json.encode({"FailedRecordCount": failed, "Records": records, "EncryptionType": stream.encryption or "NONE"})
+
+    def _split(self, given: Input) -> dict[str, Any]:
+        stream = self._usable(given)
+        shard = stream.shard(_need(given, "ShardToSplit"))
+        stream.check_active()
+        stream.split(shard, int(_need(given, "NewStartingHashKey")))
+        stream.begin("UPDATING")
+        return {}
+
+    def _merge(self, given: Input) -> dict[str, Any]:
+        stream = self._usable(given)
+        first, second = stream.shard(_need(given, "ShardToMerge")), stream.shard(_need(given, "AdjacentShardToMerge"))
+        stream.check_active()
+        stream.merge(first, second)
+        stream.begin("UPDATING")
+        return {}
+
+    def _scale(self, given: Input) -> dict[str, Any]:
+        stream = self._usable(given)
+        current, target = len(stream.open_shards()), int(_need(given, "TargetShardCount"))
+        if stream.mode == "ON_DEMAND":
+            raise Refusal("ValidationException", "UpdateShardCount is not supported for a stream in ON_DEMAND mode.")
+        if not (current + 1) // 2 <= target <= current * 2:
+            why = f"UpdateShardCount cannot go from {current} to {target} shards: at most double, at least half."
+            raise Refusal("LimitExceededException" if target > current else "InvalidArgumentException", why)
+        stream.begin("UPDATING")
+        stream.scale(target)
+        return {"StreamName": stream.name, "CurrentShardCount": current, "TargetShardCount": target, "StreamARN": stream.arn}
+
+    def _max_record(self, given: Input) -> dict[str, Any]:
+        stream = self._usable(given)
+        size = _record_size(_need(given, "MaxRecordSizeInKiB"))
+        stream.begin("UPDATING")
+        stream.max_record_kib = size
+        return {}
+
+    def _increase_retention(self, given: Input) -> dict[str, Any]:
+        return self._retain(given, lambda old, new: old <= new <= 8760)
+
+    def _decrease_retention(self, given: Input) -> dict[str, Any]:
+        return self._retain(given, lambda old, new: 24 <= new <= old)
+
+    def _retain(self, given: Input, allowed: Callable[[int, int], bool]) -> dict[str, Any]:
+        stream, hours = self._usable(given), int(_need(given, "RetentionPeriodHours"))
+        if not allowed(stream.retention_hours, hours):
+            why = f"Requested retention period ({hours} hours) for stream {stream.name} does not fit the call or 24 to 8760 hours."
+            raise Refusal("InvalidArgumentException", why)
+        stream.begin("UPDATING")
+        stream.retention_hours = hours
+        return {}
+
+    def _add_tags(self, given: Input) -> dict[str, Any]:
+        self._stream(given).tags.update(_need(given, "Tags"))
+        return {}
+
+    def _remove_tags(self, given: Input) -> dict[str, Any]:
+        tags = self._stream(given).tags
+        for key in _need(given, "TagKeys"):
+            tags.pop(key, None)
+        return {}
+
+    def _resource_tags(self, given: Input) -> dict[str, Any]:
+        return {"Tags": [{"Key": key, "Value": value} for key, value in sorted(self._stream(given).tags.items())]}
+
+    def _stream_tags(self, given: Input) -> dict[str, Any]:
+        after, limit = given.get("ExclusiveStartTagKey") or "", given.get("Limit") or 50
+        tags = [tag for tag in self._resource_tags(given)["Tags"] if tag["Key"] > after]
+        return {"Tags": tags[:limit], "HasMoreTags": len(tags) > limit}
+
+    def _mode(self, given: Input) -> dict[str, Any]:
+        stream = self._usable(given)
+        stream.begin("UPDATING")
+        stream.mode = _need(given, "StreamModeDetails")["StreamMode"]
+        return {}
+
+    def _encrypt(self, given: Input) -> dict[str, Any]:
+        stream = self._usable(given)
+        stream.begin("UPDATING")
+        stream.encryption, stream.key_id = _need(given, "EncryptionType"), _need(given, "KeyId")
+        return {}
+
+    def _decrypt(self, given: Input) -> dict[str, Any]:
+        stream = self._usable(given)
+        stream.begin("UPDATING")
+        stream.encryption = stream.key_id = None
+        return {}
+
+
+def _need(given: Mapping[str, Any], name: str) -> Any:
+    value = given.get(name)
+    if value is None:
+        raise Refusal("ValidationException", f"1 validation error detected: Value null at '{name}' failed to satisfy constraint: Member must not be null")
+    return value
+
+
+def _partition_key(key: str) -> str:
+    if not 1 <= len(key) <= 256:
+        raise Refusal("ValidationException", "1 validation error detected: Value at 'partitionKey' must have a length of 1 to 256")
+    return key
+
+
+def _record_size(kib: int) -> int:
+    if not 1024 <= kib <= 10240:
+        raise Refusal("ValidationException", f"1 validation error detected: Value '{kib}' at 'maxRecordSizeInKiB' is not between 1024 and 10240")
+    return kib
+
+
+def _shards_token(token: str) -> _ShardsToken:
+    try:
+        return msgspec.json.decode(base64.urlsafe_b64decode(token), type=_ShardsToken)
+    except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError):
+        raise Refusal("InvalidArgumentException", "Invalid NextToken.") from None

@@ -1,0 +1,143 @@
+"""S3, DynamoDB, IAM, STS and KMS: moto's, called in this process. One call at a time, so that a conditional write is atomic."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from dsqlcdc.local.streams import ACCOUNT
+
+DSQL_PRINCIPAL = "dsql.amazonaws.com"
+
+
+class Reply(msgspec.Struct, frozen=True):
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+class Others:
+    """moto behind an awaitable `call`. It is loaded at the first call: Kinesis and DSQL alone start at once."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dsqlcdc-moto")
+        self._app: Callable[[dict[str, Any], Any], Any] | None = None
+        self._put_aside: dict[str, Any] = {}
+
+    async def call(self, method: str, raw_path: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """One HTTP request in, its whole reply out."""
+        return await self._run(self._call, method, raw_path, list(headers.items()), body)
+
+    async def reset(self) -> None:
+        """Forget everything, when there is anything."""
+        self._put_aside.clear()
+        if self._app is not None:
+            await self.call("POST", "/moto-api/reset", {"Host": "localhost"}, b"")
+
+    async def hide_bucket(self, name: str, gone: bool) -> bool:
+        """Make a bucket vanish with its objects, or bring it back; False where there is none of this name."""
+        return await self._run(self._hide_bucket, name, gone)
+
+    def trust(self, role_arn: str) -> bool | None:
+        """Whether a role may be assumed by DSQL; None where there is no such role."""
+        if self._app is None:
+            return None
+        from moto.backends import get_backend
+
+        roles = get_backend("iam")[ACCOUNT]["aws"].roles
+        role = next((role for role in list(roles.values()) if role.arn == role_arn), None)
+        return None if role is None else _trusts(role.assume_role_policy_document)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _run(self, work: Callable[..., Any], *given: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+
+    def _call(self, method: str, raw_path: str, headers: list[tuple[str, str]], body: bytes) -> Reply:
+        if self._app is None:
+            from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+            self._app = DomainDispatcherApplication(create_backend_app)
+        answer: list[Any] = []
+
+        def start(status: str, response_headers: list[tuple[str, str]], _error: Any = None) -> Callable[[bytes], None]:
+            answer[:] = [int(status.split(" ", 1)[0]), response_headers]
+            return answer.append
+
+        chunks = self._app(_environ(method, raw_path, headers, body), start)
+        try:
+            payload = b"".join(chunks)
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
+        return Reply(answer[0], answer[1], payload)
+
+    def _hide_bucket(self, name: str, gone: bool) -> bool:
+        if self._app is None:
+            return False
+        from moto.backends import get_backend
+
+        buckets = get_backend("s3")[ACCOUNT]["aws"].buckets
+        source, target = (buckets, self._put_aside) if gone else (self._put_aside, buckets)
+        bucket = source.pop(name, None)
+        if bucket is None:
+            return False
+        target[name] = bucket
+        return True
+
+
+def _environ(method: str, raw_path: str, headers: list[tuple[str, str]], body: bytes) -> dict[str, Any]:
+    """The request as a WSGI environment, header names with underscores kept for S3's metadata."""
+    from moto.core.request import PRESERVED_HEADER_NAMES_ENVIRON_KEY
+
+    path, _, query = raw_path.partition("?")
+    kept: dict[str, str] = {}
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query,
+        "RAW_URI": raw_path,
+        "REQUEST_URI": raw_path,
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.input_terminated": True,
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        PRESERVED_HEADER_NAMES_ENVIRON_KEY: kept,
+    }
+    for name, value in headers:
+        lower = name.lower()
+        if lower in ("transfer-encoding", "connection", "expect", "content-length"):
+            continue
+        key = "CONTENT_TYPE" if lower == "content-type" else "HTTP_" + name.upper().replace("-", "_")
+        environ[key] = f"{environ[key]},{value}" if key in environ else value
+        if "_" in name and lower.startswith("x-amz-meta-"):
+            kept[key] = name
+    environ["CONTENT_LENGTH"] = str(len(body))
+    return environ
+
+
+def _trusts(document: Any) -> bool:
+    policy = msgspec.json.decode(document) if isinstance(document, str) else document
+    statements = policy.get("Statement", [])
+    for statement in statements if isinstance(statements, list) else [statements]:
+        principal = statement.get("Principal") or {}
+        services = principal.get("Service", []) if isinstance(principal, dict) else []
+        if statement.get("Effect") == "Allow" and DSQL_PRINCIPAL in ([services] if isinstance(services, str) else services):
+            return True
+    return False
