@@ -1,0 +1,1 @@
+"""The road: pure but for retries and time."""

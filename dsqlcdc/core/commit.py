@@ -1,0 +1,81 @@
+"""The commit: the ledger's frontier, what the sequencer learnt and the sink's word, stored as one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from dsqlcdc.core.ledger import Ledger
+from dsqlcdc.core.patience import Patience
+from dsqlcdc.core.ports import CheckpointStore, Commit, Memory, Name
+from dsqlcdc.core.reassemble import Reassembler
+from dsqlcdc.core.records import Mark
+from dsqlcdc.core.sequence import Sequencer
+from dsqlcdc.core.telemetry import Counts
+
+
+class Committer:
+    """Moves one run's checkpoint. The only place that does."""
+
+    def __init__(
+        self,
+        name: Name,
+        store: CheckpointStore,
+        *,
+        ledger: Ledger,
+        sequencer: Sequencer,
+        reassembler: Reassembler,
+        marks: Mapping[str, Mark],
+        word: bytes,
+        lateness: float,
+        patience: Patience,
+        counts: Counts,
+        clock: Callable[[], float],
+    ) -> None:
+        self._name, self._store, self._ledger, self._sequencer, self._reassembler = name, store, ledger, sequencer, reassembler
+        self.marks, self._stored_word, self.word = dict(marks), word, word
+        self._lateness, self._patience, self._counts, self._clock = lateness, patience, counts, clock
+        self._unsaved: Memory | None = None
+
+    async def commit(self, oldest_readable: float) -> None:
+        """Store what has moved since the last commit; nothing when nothing has. Raises Misconfigured, Stopped; then nothing is lost: the next
+        commit takes the same."""
+        self._ledger.check()
+        # One moment: rows done, frontier, memory and word belong together; nothing is awaited between them.
+        rows = self._reassembler.finished()
+        moved = {shard: mark for shard, mark in self._ledger.frontier().items() if self.marks.get(shard) != mark}
+        self._unsaved = _merge(self._unsaved, self._sequencer.take_memory())
+        word = self.word
+        if not (moved or rows or self._unsaved or word != self._stored_word):
+            return
+        marks = {**self.marks, **moved}
+        horizon = min((m.arrived for m in marks.values() if m.position.kind != "end"), default=0.0) - self._lateness
+        forget = _forgotten(marks, oldest_readable, self._clock())
+        memory = self._unsaved if self._store.remembers else None
+        commit = Commit(
+            {shard: mark for shard, mark in moved.items() if shard not in forget},
+            memory,
+            horizon,
+            word if word != self._stored_word else None,
+            forget,
+        )
+        await self._patience.ask(lambda: self._reassembler.done(rows))
+        await self._patience.ask(lambda: self._store.commit(self._name, commit))
+        self.marks.update(moved)
+        for shard in forget:
+            self.marks.pop(shard, None)
+        self._stored_word, self._unsaved = word, None
+        self._sequencer.forget(horizon)
+        self._counts.commits += 1
+        self._counts.committed_at = self._clock()
+
+
+def _merge(one: Memory | None, two: Memory | None) -> Memory | None:
+    if one is None or two is None:
+        return two or one
+    return Memory(two.kind, max(one.newest, two.newest), one.blob + two.blob)
+
+
+def _forgotten(marks: Mapping[str, Mark], oldest_readable: float, now: float) -> list[str]:
+    """Shards at their end for so long (a day more than twice the retention) that no list of shards names them any more."""
+    limit = oldest_readable - max(now - oldest_readable, 0.0) - 86_400
+    return [shard for shard, mark in marks.items() if mark.position.kind == "end" and 0 < mark.arrived < limit]

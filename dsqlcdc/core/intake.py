@@ -1,0 +1,157 @@
+"""The intake: a page's records entered, read, reassembled, judged, routed and offered to the lanes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from dsqlcdc.contract import Change, Outcome, Setback, Verdict
+from dsqlcdc.core.burial import Burial
+from dsqlcdc.core.deliver import Delivery
+from dsqlcdc.core.ledger import Ledger
+from dsqlcdc.core.patience import Patience
+from dsqlcdc.core.ports import Gap, Name, Part
+from dsqlcdc.core.reassemble import Reassembler, Refused
+from dsqlcdc.core.records import Page
+from dsqlcdc.core.route import Router
+from dsqlcdc.core.sequence import Sequencer
+from dsqlcdc.core.tables import Bad, Tables
+from dsqlcdc.core.telemetry import Counts
+
+log = logging.getLogger("dsqlcdc.intake")
+
+_SLICE = 2000
+_NO_KEY = Setback(0, Verdict.DEAD, "no_key", "the sink needs the primary key and none is known: add the table's `key` under `tables:`")
+
+
+class Intake:
+    """One run's way from a page to the lanes. Called by one task, page after page; cancelled anywhere, what was entered is simply owed."""
+
+    def __init__(
+        self,
+        name: Name,
+        *,
+        tables: Tables,
+        ledger: Ledger,
+        reassembler: Reassembler,
+        sequencer: Sequencer,
+        router: Router,
+        delivery: Delivery,
+        burial: Burial,
+        patience: Patience,
+        counts: Counts,
+        needs_key: bool,
+        record_gap: Callable[[Gap], Awaitable[Gap]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._name, self._tables, self._ledger, self._reassembler = name, tables, ledger, reassembler
+        self._sequencer, self._router, self._delivery, self._burial = sequencer, router, delivery, burial
+        self._patience, self._counts, self._needs_key = patience, counts, needs_key
+        self._record_gap, self._clock = record_gap, clock
+
+    async def take(self, page: Page) -> None:
+        """Take a page over. On return every record of it is settled, joined, held with its row, or offered."""
+        debt = self._ledger.enter(page)
+        for start in range(0, len(page.records), _SLICE):
+            if start:
+                await asyncio.sleep(0)  # a page of 10,000 must not hold up timers and probes
+            await self._take(page, start, debt + start)
+
+    async def _take(self, page: Page, start: int, debt: int) -> None:
+        read, shard = self._tables.read, page.shard
+        changes: list[Change] = []
+        others: list[tuple[int, Part | Bad]] = []
+        records = page.records[start : start + _SLICE]
+        for index, record in enumerate(records):
+            item = record.parsed
+            if item is None:
+                item = record.parsed = read(shard, record)
+            if type(item) is Change:
+                changes.append(item)
+            else:
+                others.append((index, item))
+        self._counts.bytes_read += sum([len(record.data) for record in records])
+        if others:
+            skip = {index for index, _ in others}
+            debts = [debt + index for index in range(len(records)) if index not in skip]
+        else:
+            debts = list(range(debt, debt + len(records)))
+        await self._go(changes, debts)
+        for index, item in others:
+            if isinstance(item, Part):
+                await self._part(item, debt + index)
+            else:
+                await self._burial.record(shard, records[index], item)
+                self._ledger.settle((debt + index,), Outcome.DEAD)
+
+    async def _go(self, changes: list[Change], debts: list[int]) -> None:
+        changes, debts, elsewhere = self._router.by_table(changes, debts)
+        if elsewhere:
+            self._ledger.settle(elsewhere, Outcome.UNROUTED)
+        if self._needs_key and any(change.key_image is None for change in changes):
+            changes, debts = await self._keyed(changes, debts)
+        changes, debts = self._sequencer.admit(changes, debts)
+        changes, debts, others = self._router.by_op(changes, debts)
+        if others:
+            self._ledger.settle([debt for _, debt in others], Outcome.UNROUTED)
+            self._sequencer.settled([change for change, _ in others])
+        self._delivery.offer(changes, debts)
+
+    async def _keyed(self, changes: list[Change], debts: list[int]) -> tuple[list[Change], list[int]]:
+        for change, debt in zip(changes, debts, strict=True):
+            if change.key_image is None:
+                await self._burial.change(change, _NO_KEY, 1)
+                self._ledger.settle((debt,), Outcome.DEAD)
+        kept = [n for n, change in enumerate(changes) if change.key_image is not None]
+        return [changes[n] for n in kept], [debts[n] for n in kept]
+
+    async def _part(self, part: Part, debt: int) -> None:
+        result = await self._patience.ask(lambda: self._reassembler.take(part, debt))
+        if isinstance(result, Refused):
+            await self._burial.parts(result.parts, result.bad)
+            self._ledger.settle((result.debt,), Outcome.DEAD)
+        elif result is not None:
+            await self._go([result.change], [result.debt])
+
+    async def remember(self, page: Page) -> None:
+        """Records settled in an earlier run: into the sequencer's memory, nowhere else."""
+        self._counts.remembered += len(page.records)
+        for record in page.records:
+            item = record.parsed or self._tables.read(page.shard, record)
+            record.parsed = item
+            if isinstance(item, Part):
+                item = await self._reassembler.remember(item)
+            if isinstance(item, Change):
+                self._sequencer.remember((item,))
+
+    async def expire(self, before: float) -> None:
+        """Pass the verdict on rows whose newest part arrived before `before` (seconds), or beyond the store's bytes: dead letters and a gap."""
+        parts = await self._patience.ask(lambda: self._reassembler.overdue(before))
+        if not parts:
+            return
+        bad = Bad("incomplete", "parts of this oversized row did not arrive in time; it is still completed when they do")
+        await self._burial.parts(parts, bad)
+        await self._patience.ask(lambda: self._record_gap(self._incomplete(parts)))
+        await self._patience.ask(lambda: self._reassembler.give_up(parts))
+        self._counts.gaps += 1
+        log.error("%s/%s: %d parts of oversized rows never became complete", self._name.pipeline, self._name.sink, len(parts))
+
+    def _incomplete(self, parts: Sequence[Part]) -> Gap:
+        chunks = sorted({part.chunk_id for part in parts})
+        text = "\0".join([self._name.pipeline, self._name.sink, self._name.stream, *chunks])
+        return Gap(
+            id=hashlib.sha256(text.encode()).hexdigest()[:12],
+            pipeline=self._name.pipeline,
+            sink=self._name.sink,
+            stream=self._name.stream,
+            kind="incomplete",
+            shard=parts[0].shard,
+            after=min(part.sequence for part in parts),
+            until=max(part.sequence for part in parts),
+            from_time=min(part.arrived for part in parts),
+            to_time=max(part.arrived for part in parts),
+            detail=f"{len(chunks)} oversized rows are incomplete; their parts are dead letters",
+            found_at=self._clock(),
+        )

@@ -1,0 +1,61 @@
+"""Patience: what cannot be asked just now is asked again, with jitter, for as long as somebody allows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from dsqlcdc.core.backoff import Backoff
+from dsqlcdc.errors import Stopped, Unavailable
+
+log = logging.getLogger("dsqlcdc.patience")
+
+T = TypeVar("T")
+
+
+class Patience:
+    """Asks again while the answer is Unavailable.
+
+    `deadline`: seconds of unbroken failure after which Stopped is raised; None waits for ever. `random` gives numbers in [0, 1).
+    `noticed` is told the error's code at each failure.
+    """
+
+    def __init__(
+        self,
+        backoff: Backoff,
+        random: Callable[[], float],
+        *,
+        deadline: float | None = None,
+        noticed: Callable[[str], None] | None = None,
+    ) -> None:
+        self._backoff, self._random, self._deadline, self._noticed = backoff, random, deadline, noticed
+
+    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until it answers. Errors other than Unavailable pass. Cancelled: the call under way is cancelled."""
+        attempt, since = 0, asyncio.get_running_loop().time()
+        while True:
+            try:
+                return await call()
+            except Unavailable as error:
+                await self.wait(error, attempt, since)
+                attempt += 1
+
+    async def wait(self, error: Unavailable, attempt: int, since: float) -> None:
+        """Wait before the next attempt (counted from 0), failing since `since` (loop time). Raises Stopped when the deadline is over."""
+        if self._noticed is not None:
+            self._noticed(error.code)
+        pause = max(self._backoff.delay(attempt, self._random), error.after or 0.0)
+        now = asyncio.get_running_loop().time()
+        if self._deadline is not None and now + pause - since > self._deadline:
+            raise Stopped(
+                error.what,
+                where=error.where,
+                why=f"not reached for {now - since:.0f} s, longer than --deadline allows; the last reason: {error.why or error.what}",
+                run=error.run,
+                code="E121",
+            ) from error
+        if attempt in (0, 5) or attempt % 20 == 19:
+            log.warning("%s; attempt %d, next in %.1f s", error, attempt + 1, pause)
+        await asyncio.sleep(pause)

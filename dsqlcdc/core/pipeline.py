@@ -1,0 +1,285 @@
+"""The pipeline: a recipe for one sink's road, and one run of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from typing import Literal
+
+import msgspec
+
+from dsqlcdc.contract import Change, Outcome, Resume, Sink
+from dsqlcdc.core.backoff import Backoff
+from dsqlcdc.core.burial import Burial
+from dsqlcdc.core.commit import Committer
+from dsqlcdc.core.deliver import Delivery, Room
+from dsqlcdc.core.intake import Intake
+from dsqlcdc.core.ledger import Imbalance, Ledger
+from dsqlcdc.core.patience import Patience
+from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterStore, FragmentStore, Name, Source
+from dsqlcdc.core.reassemble import Reassembler
+from dsqlcdc.core.route import Route, Router
+from dsqlcdc.core.sequence import Latest, Sequencer, Unique
+from dsqlcdc.core.tables import Tables
+from dsqlcdc.core.telemetry import Counts, ShardStatus, Status
+from dsqlcdc.errors import Fault
+
+log = logging.getLogger("dsqlcdc.pipeline")
+
+_EXPIRY_CHECK = 5.0
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """All that one run of one sink's pipeline is made of.
+
+    `lateness` and `max_age` (of waiting parts), `commit_every`, `drain` and `deadline` are seconds; `deadline` is how long anything may stay
+    unavailable (None: for ever); `room` are the bytes in flight between intake and settlement.
+    """
+
+    name: Name
+    source: Source
+    sink: Sink
+    tables: Tables
+    checkpoints: CheckpointStore
+    dead_letters: DeadLetterStore
+    fragments: FragmentStore
+    clock: Callable[[], float]
+    random: Callable[[], float]
+    route: Route = Route()
+    order: Literal["unique", "latest"] = "unique"
+    lateness: float = 1800.0
+    max_age: float = 86_400.0
+    room: int = 128 * 1024 * 1024
+    commit_every: float = 1.0
+    drain: float = 30.0
+    deadline: float | None = None
+    backoff: Backoff = Backoff(0.1, 30.0)
+
+
+class Pipeline:
+    """One run. `run` is called once; `status` at any time."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self.counts = Counts()
+        self.state: Literal["starting", "running", "draining", "done", "stopped"] = "starting"
+        self.fault: BaseException | None = None
+        self._patience = Patience(recipe.backoff, recipe.random, deadline=recipe.deadline, noticed=self.counts.retried)
+        self._ledger = Ledger()
+        self._room = Room(recipe.room)
+        self._sequencer: Sequencer = Unique(self._ledger, recipe.lateness)
+        self._delivery: Delivery | None = None
+        self._committer: Committer | None = None
+        self._committing = asyncio.Lock()
+        self._seen: dict[str, tuple[int, float, float]] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Read, deliver and commit until the source ends or `stop` is set; then drain and commit what was settled.
+
+        Raises Held, Misconfigured, Poisoned, Stopped, Lost, or whatever the sink raised; what had been settled is committed all the same.
+        Cancelled: the same, without draining. What is owed is read again by the next run.
+        """
+        try:
+            async with AsyncExitStack() as stack:
+                intake = await self._begin(stack)
+                self.state = "running"
+                try:
+                    await self._work(intake, stop)
+                finally:
+                    await self._last_commit()
+            self.state = "done"
+        except BaseException as error:
+            self.state, self.fault = "stopped", _first(error)
+            if isinstance(error, BaseExceptionGroup):
+                raise self.fault from None
+            raise
+
+    async def _begin(self, stack: AsyncExitStack) -> Intake:
+        recipe, ask = self._recipe, self._patience.ask
+        await ask(lambda: recipe.checkpoints.hold(recipe.name))
+        checkpoint = await ask(lambda: recipe.checkpoints.load(recipe.name))
+        known = checkpoint is not None and recipe.checkpoints.remembers and all(m.kind == recipe.order for m in checkpoint.memories)
+        warm_up = None if checkpoint is None or known else recipe.lateness
+        marks = dict(await ask(lambda: recipe.source.start(checkpoint, warm_up=warm_up)))
+        stored = checkpoint or Checkpoint({})
+        new = {shard: mark for shard, mark in marks.items() if stored.marks.get(shard) != mark}
+        for shard, mark in sorted(marks.items()):
+            log.info("%s/%s: %s starts at %s%s", *_names(recipe), shard, mark.position, "" if shard in new else " (checkpoint)")
+        await ask(lambda: recipe.checkpoints.commit(recipe.name, Commit(new)))
+        self._ledger = Ledger(marks)
+        self._sequencer = (Latest if recipe.order == "latest" else Unique)(self._ledger, recipe.lateness)
+        if known:
+            for memory in stored.memories:
+                self._sequencer.load(memory)
+        await stack.enter_async_context(recipe.sink)
+        resume = Resume(
+            recipe.name.pipeline, recipe.name.sink, stored.word, recipe.source.oldest_readable(), lambda: self._ledger.progress()
+        )
+        for entry in await ask(lambda: recipe.sink.resume(resume)):
+            self._sequencer.remember_id(entry.id, entry.arrived)
+        reassembler = Reassembler(recipe.name.sink, recipe.fragments, self._ledger, recipe.tables)
+        self._committer = Committer(
+            recipe.name,
+            recipe.checkpoints,
+            ledger=self._ledger,
+            sequencer=self._sequencer,
+            reassembler=reassembler,
+            marks=marks,
+            word=stored.word,
+            lateness=recipe.lateness,
+            patience=self._patience,
+            counts=self.counts,
+            clock=recipe.clock,
+        )
+        self._committer.word = recipe.sink.word()
+        await self._commit()  # the sink's word (an epoch, say) must be durable before its first write
+        burial = Burial(recipe.name, recipe.dead_letters, self._patience, self.counts, recipe.clock)
+        self._delivery = Delivery(
+            recipe.sink,
+            f"sink {recipe.name.sink}",
+            settle=self._settle,
+            bury=burial.change,
+            room=self._room,
+            patience=self._patience,
+        )
+        return Intake(
+            recipe.name,
+            tables=recipe.tables,
+            ledger=self._ledger,
+            reassembler=reassembler,
+            sequencer=self._sequencer,
+            router=Router(recipe.route),
+            delivery=self._delivery,
+            burial=burial,
+            patience=self._patience,
+            counts=self.counts,
+            needs_key=recipe.sink.needs_key,
+            record_gap=recipe.checkpoints.record_gap,
+            clock=recipe.clock,
+        )
+
+    async def _work(self, intake: Intake, stop: asyncio.Event) -> None:
+        delivery = self._delivery
+        assert delivery is not None
+        async with asyncio.TaskGroup() as group:
+            delivering = group.create_task(delivery.run())
+            committing = group.create_task(self._commit_often())
+            stopped = await _until(self._read(intake), stop)
+            self.state = "draining"
+            delivery.close()
+            if stopped:
+                await asyncio.wait({delivering}, timeout=self._recipe.drain)
+                if not delivering.done():
+                    log.warning("%s/%s: not drained within %.0f s; what is owed is read again", *_names(self._recipe), self._recipe.drain)
+                    delivering.cancel()
+            await asyncio.wait({delivering})
+            committing.cancel()
+
+    async def _read(self, intake: Intake) -> None:
+        recipe, loop = self._recipe, asyncio.get_running_loop()
+        due = loop.time() + _EXPIRY_CHECK
+        async with aclosing(recipe.source.pages()) as pages:  # type: ignore[type-var]
+            async for page in pages:
+                if page.remember:
+                    await intake.remember(page)
+                    continue
+                await intake.take(page)
+                self._seen[page.shard] = (page.behind, page.records[-1].arrived if page.records else 0.0, page.read_at)
+                if self._room.full and self._delivery is not None:
+                    self._delivery.starve()
+                    await self._room.free()
+                if loop.time() >= due:
+                    await intake.expire(recipe.source.slowest() - recipe.max_age)
+                    due = loop.time() + _EXPIRY_CHECK
+
+    async def _commit_often(self) -> None:
+        while True:
+            await asyncio.sleep(self._recipe.commit_every)
+            await self._commit()
+
+    async def _commit(self) -> None:
+        async with self._committing:
+            if self._committer is not None:
+                await self._committer.commit(self._recipe.source.oldest_readable())
+
+    async def _last_commit(self) -> None:
+        """What was settled is stored whatever ended the run, but for a ledger that does not balance."""
+        try:
+            async with asyncio.timeout(self._recipe.drain):
+                await self._commit()
+        except Imbalance:
+            raise
+        except (Fault, TimeoutError) as error:
+            log.warning("%s/%s: the last commit failed (%s); what it held is read again", *_names(self._recipe), error)
+
+    def _settle(self, changes: Sequence[Change], debts: Sequence[int], outcome: Outcome) -> None:
+        self._ledger.settle(debts, outcome)
+        self._sequencer.settled(changes)
+        if self._committer is not None:
+            # Asked here, not at the commit: between a write's return and this line the word would promise too much.
+            self._committer.word = self._recipe.sink.word()
+        self.counts.newest_settled_version = max(self.counts.newest_settled_version, changes[-1].version)
+
+    def status(self) -> Status:
+        """The run as it stands."""
+        recipe, delivery = self._recipe, self._delivery
+        marks = self._committer.marks if self._committer is not None else {}
+        progress = self._ledger.progress()
+        shards = []
+        for p in progress:
+            behind, _, read_at = self._seen.get(p.shard, (0, 0.0, 0.0))
+            mark = marks.get(p.shard)
+            checkpoint, arrived = (str(mark.position), mark.arrived) if mark is not None else ("", 0.0)
+            shards.append(ShardStatus(p.shard, p.start, checkpoint, arrived, p.read, p.open, behind, read_at, p.ended))
+        return Status(
+            pipeline=recipe.name.pipeline,
+            sink=recipe.name.sink,
+            stream=recipe.name.stream,
+            state=self.state,
+            read=self._ledger.read,
+            bytes=self.counts.bytes_read,
+            settled=self._ledger.settled,
+            open=self._ledger.open,
+            in_flight_bytes=self._room.used,
+            batches=delivery.batches if delivery is not None else 0,
+            retries=dict(self.counts.retries),
+            dead=dict(self.counts.dead),
+            letters=self.counts.letters,
+            remembered=self.counts.remembered,
+            memory=len(self._sequencer),
+            commits=self.counts.commits,
+            committed_at=self.counts.committed_at,
+            newest_version=self.counts.newest_settled_version,
+            gaps=self.counts.gaps,
+            shards=shards,
+            reason=str(self.fault) if self.fault is not None else "",
+        )
+
+
+def _names(recipe: Recipe) -> tuple[str, str]:
+    return recipe.name.pipeline, recipe.name.sink
+
+
+async def _until(work: Awaitable[None], stop: asyncio.Event) -> bool:
+    """Do the work to its end, or until `stop` is set: then it is cancelled. True where it was stopped."""
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            return False
+        return True
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first real error of a group of tasks."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+

@@ -1,0 +1,247 @@
+"""The few ports of the core: where pages come from, where checkpoints, pieces and dead letters are kept."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from dsqlcdc.core.records import Mark, Page
+
+
+class Name(msgspec.Struct, frozen=True):
+    """Whose state it is. `stream` is the stream's name with its creation time, so that a stream re-created under its name starts anew."""
+
+    pipeline: str
+    sink: str
+    stream: str
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """What a sequencer wants remembered of one commit: an opaque blob of its `kind`, and the newest arrival time (seconds) in it."""
+
+    kind: str
+    newest: float
+    blob: bytes
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Changes that may have been lost, with bounds. `id` is the same whenever the same gap is found again.
+
+    `kind`: trimmed | incomplete | reset | replaced. `after` and `until`: positions, as far as known; `from_time` and `to_time`: seconds
+    since the epoch, 0 where unknown. `acked`: the reason given by whoever acknowledged it, "" while nobody has.
+    """
+
+    id: str
+    pipeline: str
+    sink: str
+    stream: str
+    kind: str
+    shard: str
+    after: str = ""
+    until: str = ""
+    from_time: float = 0.0
+    to_time: float = 0.0
+    detail: str = ""
+    found_at: float = 0.0
+    acked: str = ""
+    acked_at: float = 0.0
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """What is stored for a Name: each shard's mark, the sequencer's memories (oldest first), the sink's word."""
+
+    marks: Mapping[str, Mark]
+    memories: Sequence[Memory] = ()
+    word: bytes = b""
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """One step forward, stored whole or not at all.
+
+    `marks`: the shards that moved. `memory`: what was settled since the last commit. `horizon`: memories whose newest is before it may be
+    dropped. `word`: None leaves the stored one. `forget`: shards whose marks may go (ended and no longer listed).
+    """
+
+    marks: Mapping[str, Mark]
+    memory: Memory | None = None
+    horizon: float = 0.0
+    word: bytes | None = None
+    forget: Sequence[str] = ()
+
+
+class CheckpointStore(Protocol):
+    """Checkpoints and gaps. Every method raises Unavailable when the store cannot be asked just now, Misconfigured when never."""
+
+    remembers: bool
+    """Memories are kept. Where not, the source reads the last `lateness` again at start (design: "warm-up")."""
+
+    async def hold(self, name: Name) -> None:
+        """Become the one runner of this pipeline and sink until close, or until the process dies. Raises Held, naming who has it."""
+        ...
+
+    async def load(self, name: Name) -> Checkpoint | None:
+        """What the last commit left; None where there was none."""
+        ...
+
+    async def commit(self, name: Name, commit: Commit) -> None:
+        """Store, durably and atomically. A mark never moves back: a commit that would is refused with Misconfigured, whole."""
+        ...
+
+    async def names(self) -> Sequence[Name]: ...
+
+    async def record_gap(self, gap: Gap) -> Gap:
+        """Store durably; where a gap of this id is stored already, that one is kept and given back (acknowledged or not)."""
+        ...
+
+    async def gaps(self, pipeline: str) -> Sequence[Gap]: ...
+
+    async def ack_gap(self, pipeline: str, id: str, reason: str, at: float) -> Gap:
+        """Acknowledge; raises KeyError for an unknown id. Acknowledging twice keeps the first reason."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that can never be delivered, with its exact bytes. `sink` is "" where it was bad before routing.
+
+    `code`: a short word (unreadable, checksum, incomplete, no_key, bad_row, or the sink's own). `event`: cluster, schema, table, key, version,
+    transaction and op as far as they are known. `images`: for a reassembled row its image texts. Times are seconds since the epoch.
+    """
+
+    pipeline: str
+    sink: str
+    stream: str
+    shard: str
+    sequence: str
+    arrived: float
+    code: str
+    detail: str
+    raw: bytes
+    id: str = ""
+    event: Mapping[str, Any] = {}
+    images: Mapping[str, bytes] = {}
+    attempts: int = 1
+    at: float = 0.0
+
+
+class DeadLetterStore(Protocol):
+    """Raises Unavailable when a letter could not be stored just now: then nothing is settled."""
+
+    async def put(self, letter: DeadLetter) -> bool:
+        """Durable on return. False where a letter of this name (shard, sequence, code, and sink if it has one) is stored already."""
+        ...
+
+    def letters(self) -> AsyncIterator[tuple[str, DeadLetter]]:
+        """Every letter with its name, oldest arrival day first."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One record of an oversized row, exactly as received.
+
+    A piece: `chunk_id`, `index`, `text` (its slice of the image text as UTF-8). A main record: index -1, `text` empty, `needs` what it names:
+    by image ("before", "after") the chunk id, the number of pieces and the CRC-32C; chunk_id is then the first of these chunk ids.
+    """
+
+    chunk_id: str
+    index: int
+    raw: bytes
+    text: bytes
+    shard: str
+    sequence: str
+    arrived: float
+    needs: Mapping[str, Need] = {}
+
+
+class Need(msgspec.Struct, frozen=True):
+    """A cut image, as its main record describes it."""
+
+    chunk_id: str
+    total: int
+    crc32c: int
+
+
+class Parked(msgspec.Struct, frozen=True):
+    """What the store says of the row a part belongs to, after the part was added.
+
+    waiting: parts are missing. complete: all are there, and this sink is not done with it. done: this sink is done with it (the part was not
+    stored again). refused: the part contradicts what is stored (`why`). `row` names the row: the chunk id of its main record, "" while the
+    main record is unknown.
+    """
+
+    state: Literal["waiting", "complete", "done", "refused"]
+    row: str = ""
+    why: str = ""
+
+
+class FragmentStore(Protocol):
+    """Parts of oversized rows, for the whole process: all sinks share the parts, each sink has its own done markers and verdicts."""
+
+    durable: bool
+    """What was added survives the process: the part may be settled as PARKED."""
+
+    async def add(self, sink: str, part: Part) -> Parked:
+        """Store a part, durably where `durable`. The same part again replaces itself."""
+        ...
+
+    async def row(self, row: str) -> Sequence[Part]:
+        """All parts of a row that is complete: the main record first, then by chunk id and index."""
+        ...
+
+    async def done(self, sink: str, rows: Sequence[str]) -> None:
+        """This sink is done with these rows, durably. Parts go when every sink is done; the markers stay, so that a part that comes again
+        is known."""
+        ...
+
+    async def overdue(self, sink: str, before: float) -> Sequence[Part]:
+        """Parts of rows (or of no known row) that are incomplete, on which this sink has passed no verdict, and of which the newest part
+        arrived before `before` (seconds), or which are the oldest beyond the store's `max_bytes`."""
+        ...
+
+    async def judged(self, sink: str, chunk_ids: Sequence[str]) -> None:
+        """This sink has passed its verdict (incomplete) on the rows of these chunk ids. The parts stay while there is room: one that comes
+        later still completes the row."""
+        ...
+
+    async def waiting(self) -> tuple[int, int]:
+        """(parts, bytes) that wait."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """Where pages come from and where the frontier goes, for one run of one pipeline."""
+
+    stream: str
+    """The stream's name with its creation time, as in Name.stream."""
+    whole: bool
+    """Every shard of the stream is seen."""
+
+    async def start(self, checkpoint: Checkpoint | None, *, warm_up: float | None) -> Mapping[str, Mark]:
+        """Resolve where every shard begins; these marks are persisted before the first page is taken.
+
+        `warm_up`: seconds before the oldest mark from which settled records are read again, as pages with `remember`; None where the store
+        remembers. Raises Misconfigured, Unavailable, Lost.
+        """
+        ...
+
+    def pages(self) -> AsyncIterator[Page]:
+        """Pages of all shards, each shard's in order; pages to remember come before all others. Ends, where reading to the tip was asked
+        for, when every shard has been read that far. Raises Misconfigured, Unavailable (after its own retries), Lost."""
+        ...
+
+    def oldest_readable(self) -> float:
+        """No record that arrived before this time (seconds) can be read again: the stream's retention."""
+        ...
+
+    def slowest(self) -> float:
+        """The arrival time (seconds) up to which every shard has been read; a shard at its tip counts as read up to now."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,199 @@
+"""Names: which table, which key, which typed row, and the id that follows from them."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from dsqlcdc.contract import Change, Op, Table
+from dsqlcdc.core import wire
+from dsqlcdc.core.ports import Part
+from dsqlcdc.core.records import Record
+
+log = logging.getLogger("dsqlcdc.tables")
+
+Model = Callable[[msgspec.Raw], tuple[Any, bytes]]
+"""Decodes and validates an image: the row model's instance and its documented JSON form. Raises ValueError."""
+
+_Scalar = int | str | float | bool
+_encode = msgspec.json.Encoder().encode
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """What the configuration says of the tables a glob matches: the key columns in order, the row model."""
+
+    key: tuple[str, ...] | None = None
+    model: Model | None = None
+
+
+class Bad(msgspec.Struct, frozen=True):
+    """A record that is a dead letter before any sink sees it, and what could still be read of it."""
+
+    code: str
+    detail: str
+    event: Mapping[str, Any] = {}
+
+
+class Tables:
+    """Reads records into changes, for all pipelines of the process. `rules` by glob over `schema.table`, the first match wins."""
+
+    def __init__(self, rules: Mapping[str, Rule]) -> None:
+        self._rules = dict(rules)
+        self._known: dict[tuple[str, str, str], _Known] = {}
+
+    def read(self, shard: str, record: Record) -> Change | Part | Bad:
+        """What the record is: a change of a row, a part of an oversized row, or bad. Never raises for what a record may hold."""
+        envelope: wire.Envelope | None = None
+        try:
+            envelope = wire.decode(record.data)
+            if not wire.is_full(envelope):
+                return wire.part(envelope, record.data, shard, record.sequence_number, record.arrived)
+            return self._change(envelope, record.data, shard, record.sequence_number, record.arrived, None)
+        except wire.Unreadable as error:
+            return Bad(error.code, error.detail, describe(envelope))
+
+    def assembled(self, main: Part, pieces: dict[str, list[bytes]]) -> Change | Bad:
+        """The change of a complete oversized row; its position is its main record's."""
+        envelope: wire.Envelope | None = None
+        try:
+            envelope, images = wire.join(main, pieces)
+            return self._change(envelope, main.raw, main.shard, main.sequence, main.arrived, images)
+        except wire.Unreadable as error:
+            return Bad(error.code, error.detail, describe(envelope or wire.decode(main.raw)))
+
+    def _change(
+        self, envelope: wire.Envelope, raw: bytes, shard: str, sequence: str, arrived: float, images: Mapping[str, bytes] | None
+    ) -> Change:
+        source = envelope.source
+        if source is None:
+            raise wire.Unreadable("a record without `source`")
+        op, before, after = wire.OPS.get(envelope.op, Op.UPSERT), envelope.before, envelope.after
+        if op is Op.DELETE:
+            image = before
+            if after != wire.NULL:
+                raise wire.Unreadable("a delete with an `after` image", "bad_envelope")
+        else:
+            image = after
+            if after == wire.NULL:
+                raise wire.Unreadable(f"op {envelope.op!r} without an `after` image", "bad_envelope")
+            if before != wire.NULL:
+                wire.check_object("before", before)
+        known = self._known.get((source.schema, source.table, source.cluster))
+        if known is None:
+            known = self._meet(source)
+        key: bytes | None = None
+        if known.decode_key is not None and image != wire.NULL:
+            try:
+                key = _encode(known.decode_key(image))  # canonical, and proof that the image is an object
+            except (msgspec.MsgspecError, OverflowError) as error:
+                known.warn(error)
+        if key is not None:
+            digest = known.hasher.copy()
+            digest.update(b"%b %d" % (key, source.ts_ns))
+        else:
+            if image != wire.NULL:
+                wire.check_object("before" if op is Op.DELETE else "after", image)
+            digest = known.keyless(op, source, image, shard, sequence)
+        typed: Any = None
+        if known.model is not None and op is not Op.DELETE:
+            try:
+                typed, form = known.model(image)
+            except ValueError as error:
+                raise wire.Unreadable(str(error), "bad_row") from None
+            image = msgspec.Raw(form)
+        return Change(
+            digest.digest(),
+            op,
+            known.table,
+            None if key is None else msgspec.Raw(key),
+            source.ts_ns,
+            source.transaction,
+            None if op is Op.DELETE else image,
+            None if before == wire.NULL else before,
+            raw,
+            shard,
+            sequence,
+            arrived,
+            typed,
+            images,
+        )
+
+    def _meet(self, source: wire.Origin) -> _Known:
+        name = f"{source.schema}.{source.table}"
+        rule = next((rule for glob, rule in self._rules.items() if fnmatch.fnmatchcase(name, glob)), Rule())
+        known = _Known(Table(source.cluster, source.schema, source.table, rule.key), rule)
+        self._known[source.schema, source.table, source.cluster] = known
+        return known
+
+
+class _Known:
+    """A table that was met: its key decoder and the beginning of its ids."""
+
+    def __init__(self, table: Table, rule: Rule) -> None:
+        self.table, self.model = table, rule.model
+        head = _encode([table.cluster, table.schema, table.name])
+        self.hasher = hashlib.blake2b(head, digest_size=16)
+        self.decode_key: Callable[[msgspec.Raw], Any] | None = None
+        self._warned = False
+        if rule.key:
+            # Column names need not be identifiers in PostgreSQL; in Python field names must.
+            fields = [(f"k{n}", _Scalar) for n in range(len(rule.key))]
+            rename = {f"k{n}": column for n, column in enumerate(rule.key)}
+            self.decode_key = msgspec.json.Decoder(msgspec.defstruct("Key", fields, rename=rename, gc=False)).decode
+
+    def warn(self, error: Exception) -> None:
+        """Say once that records lack the configured key: they are handled as without one."""
+        if not self._warned:
+            self._warned = True
+            log.warning("table %s: the configured key is not in its records (%s); they are handled as without a key", self.table, error)
+
+    def keyless(self, op: Op, source: wire.Origin, image: msgspec.Raw, shard: str, sequence: str) -> Any:
+        """Without a key only a record that is read again has the same id (design, "Types that carry the design")."""
+        digest = self.hasher.copy()
+        digest.update(_encode(["keyless", op.value, source.transaction, source.ts_ns, shard, sequence]))
+        digest.update(image)
+        return digest
+
+
+def key_hash(change: Change) -> bytes:
+    """16 bytes that name the row a change belongs to; a change without a key is a row of its own."""
+    if change.key_image is None:
+        return change.id
+    table = change.table
+    digest = hashlib.blake2b(_encode([table.cluster, table.schema, table.name]), digest_size=16)
+    digest.update(change.key_image)
+    return digest.digest()
+
+
+def describe(envelope: wire.Envelope | None) -> dict[str, Any]:
+    """What a dead letter says of a record that could be read in part."""
+    if envelope is None or envelope.source is None:
+        return {}
+    source = envelope.source
+    return {
+        "cluster": source.cluster,
+        "schema": source.schema,
+        "table": source.table,
+        "ts_ns": source.ts_ns,
+        "tx": source.transaction,
+        "op": envelope.what.word,
+    }
+
+
+def describe_change(change: Change) -> dict[str, Any]:
+    """What a dead letter says of a change that a sink refused."""
+    table = change.table
+    return {
+        "cluster": table.cluster,
+        "schema": table.schema,
+        "table": table.name,
+        "pk": change.key,
+        "ts_ns": change.version,
+        "tx": change.transaction,
+        "op": change.op.word,
+    }

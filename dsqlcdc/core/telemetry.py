@@ -1,0 +1,65 @@
+"""What a run can say of itself: plain counters, read when somebody asks, never pushed from the hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+
+class Counts:
+    """Counters of one run that the ledger does not keep. One owner: the pipeline."""
+
+    def __init__(self) -> None:
+        self.bytes_read = 0
+        self.remembered = 0
+        self.retries: dict[str, int] = {}
+        self.dead: dict[str, int] = {}
+        self.letters = 0
+        self.commits = 0
+        self.committed_at = 0.0
+        self.newest_settled_version = 0
+        self.gaps = 0
+
+    def retried(self, code: str) -> None:
+        self.retries[code] = self.retries.get(code, 0) + 1
+
+
+class ShardStatus(msgspec.Struct, frozen=True):
+    """One shard as one pipeline sees it. `checkpoint` is the stored position as text; times in seconds since the epoch, 0 unknown."""
+
+    shard: str
+    start: str
+    checkpoint: str
+    checkpoint_arrived: float
+    read: int
+    open: int
+    behind_ms: int
+    read_to: float
+    ended: bool
+
+
+class Status(msgspec.Struct, frozen=True):
+    """One pipeline at a moment. read == sum of settled + open."""
+
+    pipeline: str
+    sink: str
+    stream: str
+    state: str
+    read: int
+    bytes: int
+    settled: Mapping[str, int]
+    open: int
+    in_flight_bytes: int
+    batches: int
+    retries: Mapping[str, int]
+    dead: Mapping[str, int]
+    letters: int
+    remembered: int
+    memory: int
+    commits: int
+    committed_at: float
+    newest_version: int
+    gaps: int
+    shards: Sequence[ShardStatus]
+    reason: str = ""

@@ -1,0 +1,169 @@
+"""The wire: one CDC record's bytes into an envelope, strictly, or the reason why not (spec §2, "Envelope")."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Annotated
+
+import google_crc32c
+import msgspec
+
+from dsqlcdc.contract import Op
+from dsqlcdc.core.ports import Need, Part
+
+NULL = msgspec.Raw(b"null")
+MAX_PIECES = 1024
+"""A row is at most 2 MiB in the database and JSON escaping multiplies it by at most 6 (spec §5): two pieces of 9 MiB. Far above is nonsense."""
+
+_KPL_MAGIC = b"\xf3\x89\x9a\xc2"
+_SLICE = 1 << 20
+OPS: dict[str | None, Op] = {"c": Op.INSERT, "u": Op.UPDATE, "d": Op.DELETE, "r": Op.SNAPSHOT}
+
+Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class Origin(msgspec.Struct, gc=False):
+    """The envelope's `source`, as far as it counts: the outer times and ids never do (spec §5)."""
+
+    ts_ns: Nanoseconds
+    schema: str
+    table: str
+    transaction: str = msgspec.field(name="txId", default="")
+    cluster: str = ""
+
+
+class Cut(msgspec.Struct, frozen=True, gc=False):
+    chunk_id: Annotated[str, msgspec.Meta(min_length=1)]
+    total_fragments: Annotated[int, msgspec.Meta(ge=1, le=MAX_PIECES)]
+    crc32c: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,10}$")]
+
+
+class Cuts(msgspec.Struct, frozen=True, gc=False):
+    before: Cut | None = None
+    after: Cut | None = None
+
+
+class Envelope(msgspec.Struct, gc=False):
+    """Any of the three record types. Images stay unparsed JSON; of duplicate keys the last counts."""
+
+    source: Origin | None = None
+    type: str | None = None
+    op: str | None = None
+    before: msgspec.Raw = NULL
+    after: msgspec.Raw = NULL
+    chunked: Cuts | None = None
+    chunk_id: str = ""
+    index: int = -1
+    data: msgspec.Raw = NULL
+
+    @property
+    def what(self) -> Op:
+        """The operation; any code we do not know is an upsert of `after`."""
+        return OPS.get(self.op, Op.UPSERT)
+
+
+class Unreadable(ValueError):
+    """The record can never be read: a dead letter. `code` is the short word for it."""
+
+    def __init__(self, detail: str, code: str = "unreadable") -> None:
+        super().__init__(detail)
+        self.code, self.detail = code, detail
+
+
+_envelope = msgspec.json.Decoder(Envelope).decode
+_text = msgspec.json.Decoder(str).decode
+_any = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def decode(data: bytes) -> Envelope:
+    """Parse a record. Raises Unreadable for anything but a well-formed record of a known type.
+
+    Images are checked to be valid UTF-8 and valid JSON, but not parsed. What a type demands of the other fields is checked where it is used.
+    """
+    try:
+        envelope = _envelope(data)
+        if not data.isascii():
+            check_utf8(data)
+    except msgspec.ValidationError as error:
+        raise Unreadable(f"not a CDC record: {error}") from None
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"invalid UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise Unreadable("nested too deeply") from None
+    except msgspec.DecodeError as error:
+        if data.startswith(_KPL_MAGIC):
+            raise Unreadable("aggregated by the Kinesis Producer Library: not written by DSQL", "foreign") from None
+        raise Unreadable(f"not valid JSON: {error}") from None
+    return envelope
+
+
+def check_utf8(data: bytes) -> None:
+    """Raise UnicodeDecodeError for invalid UTF-8, in bounded memory (a decoded text of 10 MiB may take 40)."""
+    if len(data) <= _SLICE:
+        data.decode()
+        return
+    decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(data)
+    for start in range(0, len(data), _SLICE):
+        decoder.decode(view[start : start + _SLICE], start + _SLICE >= len(data))
+
+
+def check_object(name: str, image: msgspec.Raw) -> None:
+    """An image is an object or null; raises Unreadable."""
+    if memoryview(image)[0] != 0x7B:
+        raise Unreadable(f"`{name}` is not an object", "bad_envelope")
+
+
+def is_full(envelope: Envelope) -> bool:
+    """A missing type counts as full (spec §2)."""
+    return envelope.type == "full" or envelope.type is None
+
+
+def part(envelope: Envelope, raw: bytes, shard: str, sequence: str, arrived: float) -> Part:
+    """A piece or main record of an oversized row. Raises Unreadable."""
+    if envelope.type == "fragment":
+        if not envelope.chunk_id:
+            raise Unreadable("a fragment without chunk_id")
+        if not 0 <= envelope.index < MAX_PIECES:
+            raise Unreadable(f"fragment index {envelope.index} out of range")
+        try:
+            text = _text(envelope.data)
+        except msgspec.MsgspecError:
+            raise Unreadable("a fragment whose `data` is not a string") from None
+        return Part(envelope.chunk_id, envelope.index, raw, text.encode(), shard, sequence, arrived)
+    if envelope.type != "chunked":
+        raise Unreadable(f"unknown record type {str(envelope.type)[:40]!r}")
+    cuts = envelope.chunked
+    if cuts is None or (cuts.before is None and cuts.after is None):
+        raise Unreadable("a chunked record that names no pieces")
+    if envelope.source is None:
+        raise Unreadable("a record without `source`")
+    needs: dict[str, Need] = {}
+    for name, cut in (("after", cuts.after), ("before", cuts.before)):
+        if cut is not None:
+            if getattr(envelope, name) != NULL:
+                raise Unreadable(f"`{name}` both whole and cut", "bad_envelope")
+            needs[name] = Need(cut.chunk_id, cut.total_fragments, int(cut.crc32c))
+    if len({need.chunk_id for need in needs.values()}) != len(needs):
+        raise Unreadable("before and after share a chunk_id", "bad_envelope")
+    first = next(iter(needs.values()))
+    return Part(first.chunk_id, -1, raw, b"", shard, sequence, arrived, needs)
+
+
+def join(main: Part, pieces: dict[str, list[bytes]]) -> tuple[Envelope, dict[str, bytes]]:
+    """Put the image texts of a complete row into its main record's envelope: by image name, the pieces' texts in order.
+
+    Raises Unreadable ("checksum") where a CRC-32C does not match, or where the text is not an object's JSON.
+    """
+    envelope, images = decode(main.raw), {}
+    for name, need in main.needs.items():
+        text = b"".join(pieces[name])
+        if google_crc32c.value(text) != need.crc32c:
+            raise Unreadable(f"CRC-32C of `{name}` is {google_crc32c.value(text)}, the record says {need.crc32c}", "checksum")
+        try:
+            setattr(envelope, name, _any(text))
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Unreadable(f"the reassembled `{name}` is not valid JSON: {error}", "bad_envelope") from None
+        images[name] = text
+    return envelope, images
+
+

@@ -1,0 +1,5 @@
+"""What tests of sinks and pipelines need: sources and sinks in memory, virtual time, the embedded AWS as fixtures."""
+
+from dsqlcdc.testing.memory import MemoryShard, MemorySource, MemoryStream, RecordingSink
+
+__all__ = ["MemoryShard", "MemorySource", "MemoryStream", "RecordingSink"]
