@@ -1,0 +1,127 @@
+"""Reading parts back: whose lines are in, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from dsqlcdc.contract import Misconfigured
+from dsqlcdc_s3.objects import Objects
+
+_STEP = 1024 * 1024
+_MILLISECOND = 0.001
+"""What a line's arrived_at may be rounded by."""
+
+
+class Line(msgspec.Struct, gc=False):
+    """Of a line what is needed to know it again; the rest is skipped unparsed."""
+
+    id: str
+    arrived_at: datetime
+    shard: str
+    sequence: str
+
+
+_decode = msgspec.json.Decoder(Line).decode
+
+
+class Damaged(Misconfigured):
+    """An object under a part's name that is no whole gzip of our lines."""
+
+
+class Delivered(msgspec.Struct):
+    """What parts were found to hold: by id the arrival (seconds), and by shard the furthest position."""
+
+    ids: dict[bytes, float] = {}
+    furthest: dict[str, tuple[int, str]] = {}
+
+
+def position(sequence: str) -> tuple[int, str]:
+    """A sequence number, which is a decimal number of any length, as something that sorts."""
+    return len(sequence), sequence
+
+
+async def content(objects: Objects, key: str) -> AsyncGenerator[bytes, None]:
+    """The object's uncompressed bytes, a MiB at a time. Raises Damaged, Missing, and what Objects raises."""
+    inflate: Any = zlib.decompressobj(31)
+    async with aclosing(objects.get(key)) as chunks:
+        async for chunk in chunks:
+            data = chunk
+            while data and not inflate.eof:
+                try:
+                    text = inflate.decompress(data, _STEP)
+                except zlib.error as error:
+                    raise _damaged(key, str(error)) from error
+                if text:
+                    yield text
+                data = inflate.unconsumed_tail
+            if inflate.unused_data or (data and inflate.eof):
+                raise _damaged(key, "there is something behind its end")
+    if not inflate.eof:
+        raise _damaged(key, "it breaks off")
+
+
+async def content_sha256(objects: Objects, key: str) -> tuple[str, bool]:
+    """The hash (hex) of the uncompressed content, and whether there is none. Raises as content does."""
+    found, empty = hashlib.sha256(), True
+    async with aclosing(content(objects, key)) as texts:
+        async for text in texts:
+            found.update(text)
+            empty = False
+    return found.hexdigest(), empty
+
+
+async def collect(objects: Objects, key: str, since: float, into: Delivered) -> bool:
+    """Add the lines of a part that arrived at `since` or later. False where it is empty: void. Raises as content does."""
+    rest: list[bytes] = []
+    empty = True
+    async with aclosing(content(objects, key)) as texts:
+        async for text in texts:
+            empty = False
+            *lines, tail = text.split(b"\n")
+            if lines:
+                lines[0] = b"".join((*rest, lines[0]))
+                rest = []
+                _add(lines, since, into, key)
+            rest.append(tail)
+    if any(rest):
+        raise _damaged(key, "its last line breaks off")
+    return not empty
+
+
+async def is_void(objects: Objects, key: str) -> bool:
+    """Does the part hold nothing? Reads its first bytes only."""
+    async with aclosing(content(objects, key)) as texts:
+        async for _ in texts:
+            return False
+    return True
+
+
+def _add(lines: list[bytes], since: float, into: Delivered, key: str) -> None:
+    for text in lines:
+        try:
+            line = _decode(text)
+            id, arrived = bytes.fromhex(line.id), line.arrived_at.timestamp()
+        except (msgspec.DecodeError, ValueError) as error:
+            raise _damaged(key, f"a line is not one of ours ({error})") from error
+        if arrived + _MILLISECOND < since:
+            continue
+        into.ids[id] = arrived
+        at = position(line.sequence)
+        if into.furthest.get(line.shard, (0, "")) < at:
+            into.furthest[line.shard] = at
+
+
+def _damaged(key: str, why: str) -> Damaged:
+    return Damaged(
+        "cannot read back a part",
+        where=key,
+        why=f"{why}; dsqlcdc did not write it so",
+        run="aws s3api list-object-versions --bucket BUCKET --prefix KEY, to find who changed it",
+    )

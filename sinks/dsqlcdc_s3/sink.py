@@ -1,0 +1,289 @@
+"""The S3 sink: one batch, one manifest, then its parts. What was begun and not finished is voided by whoever comes next."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import msgspec
+
+from dsqlcdc.aws import Aws, client
+from dsqlcdc.contract import Batching, Change, Context, Known, Misconfigured, Progress, Resume, Setback, Sink
+from dsqlcdc.errors import Held
+from dsqlcdc_s3.aws_objects import AwsObjects
+from dsqlcdc_s3.batch import Begun, entry, fresh
+from dsqlcdc_s3.chain import Chain, Owner
+from dsqlcdc_s3.encode import CAP, Part, encode
+from dsqlcdc_s3.manifest import FORMAT, Link, Manifest, Word, decode_word, differences, digest
+from dsqlcdc_s3.memory import Memory
+from dsqlcdc_s3.objects import Objects, Put
+from dsqlcdc_s3.options import Options as S3Options
+from dsqlcdc_s3.parts import Parts
+from dsqlcdc_s3.paths import manifest_key
+
+_INLINE = 128 * 1024
+"""Batches below this many bytes are encoded in the loop: a thread would cost more."""
+_WINDOW = 64
+"""Manifests looked at together at start."""
+
+
+class S3Sink(Sink):
+    """JSON Lines in S3, every change once, whatever crashes.
+
+    `objects` opens the store (tests put a faulty one there); `clock` gives seconds since the epoch, for `created_at` only; `writer` names
+    this run among all writers; `cap` is the size of an object at the most.
+    """
+
+    Options: ClassVar[type[S3Options]] = S3Options
+
+    def __init__(
+        self,
+        options: S3Options,
+        context: Context,
+        *,
+        objects: Callable[[], AbstractAsyncContextManager[Objects]] | None = None,
+        clock: Callable[[], float] = time.time,
+        writer: str = "",
+        cap: int = CAP,
+    ) -> None:
+        self._options = options
+        self._context = context
+        self._open = objects or self._aws
+        self._clock = clock
+        self._writer = writer or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
+        self._cap = cap
+        self.lanes = 1
+        self.batching = Batching(bytes=options.roll.bytes, records=options.roll.records, age=options.roll.age)
+        self._place = f"s3://{options.bucket}/{options.prefix}"
+        self._opened: AbstractAsyncContextManager[Objects] | None = None
+        self._chain: Chain | None = None
+        self._parts: Parts | None = None
+        self._progress: Callable[[], Sequence[Progress]] = tuple
+        self._since = 0.0
+        self._epoch = 0
+        self._next = 1
+        self._prev: Link | None = None
+        self._newest = 0.0
+        self._voided: list[str] = []
+        self._told: Mapping[str, Progress] = {}
+        self._memory = Memory()
+        self._begun: Begun | None = None
+        self._stopped: Held | None = None
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], context: Context) -> S3Sink:
+        """The factory that the entry point names. Raises ValueError; does no I/O."""
+        return cls(S3Options.model_validate(options), context)
+
+    def _aws(self) -> AbstractAsyncContextManager[Objects]:
+        given, context = self._options, self._context
+        aws = Aws(given.region or context.region, context.profile, given.endpoint_url or context.endpoint_url)
+        return _Opened(client("s3", aws), given)
+
+    async def __aenter__(self) -> Self:
+        opening = self._open()
+        objects = await opening.__aenter__()
+        self._opened = opening
+        context = self._context
+        self._chain = Chain(objects, Owner(context.pipeline, context.sink, self._place, self._options.prefix))
+        self._parts = Parts(objects, self._chain, self._place, self._options.parallel)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        opened, self._opened, self._chain, self._parts = self._opened, None, None, None
+        if opened is not None:
+            await opened.__aexit__(kind, error, trace)
+
+    # ── at start ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def resume(self, resume: Resume) -> Iterable[Known]:
+        """Decide every manifest from the word's oldest on (state lost: all that hold something since `since`), become their successor.
+
+        Raises Misconfigured too where the store ignores conditions, or the prefix is another sink's. May be called again.
+        """
+        chain, parts = self._ready()
+        word = decode_word(resume.word)
+        here = word if word is not None and word.place == self._place else None
+        self._progress, self._since = resume.progress, resume.since
+        last = await chain.last(0 if here is None else max(0, here.oldest - 2))
+        self._epoch = 1 + (word.epoch if word else 0)
+        self._next = here.oldest if here else 1
+        self._memory, self._voided, self._begun = Memory(), [], None
+        if last is None:
+            return ()
+        body = await chain.fetch(last)
+        if body is None:
+            where = f"{self._place}{manifest_key('', last)}"
+            raise Misconfigured("the last manifest is gone", where=where, why="it was listed a moment ago")
+        end = chain.decode(last, body)
+        await chain.verify_conditions(last, body)
+        first = here.oldest if here else await chain.since(await chain.first() or last, last, resume.since)
+        known = await self._decide_all(parts, first, last, resume.since)
+        self._epoch = 1 + max(end.epoch, word.epoch if word else 0)
+        self._next = max(self._next, last + 1)
+        self._prev = Link(manifest_key(self._options.prefix, last), digest(body)) if self._next == last + 1 else None
+        self._newest = end.newest_arrived
+        return (Known(id, arrived) for id, arrived in known.items())
+
+    async def _decide_all(self, parts: Parts, first: int, last: int, since: float) -> dict[bytes, float]:
+        known: dict[bytes, float] = {}
+        furthest: dict[str, tuple[int, str]] = {}
+        voided: list[str] = []
+        noted: set[str] = set()
+        told_from = 0
+        for start in range(first, last + 1, _WINDOW):
+            manifests = await parts.manifests(range(start, min(start + _WINDOW, last + 1)))
+            found = await parts.decide(manifests, since)
+            noted.update(key for manifest in manifests for key in manifest.voided)
+            voided += found.parts
+            known |= found.delivered.ids
+            for shard, at in found.delivered.furthest.items():
+                furthest[shard] = max(at, furthest.get(shard, at))
+            if known and not told_from:
+                told_from = start
+        self._voided = [key for key in voided if key not in noted]
+        self._memory.tell(furthest, told_from)
+        return known
+
+    def word(self) -> bytes:
+        """The epoch, and the oldest manifest whose lines the pipeline may not have committed."""
+        oldest = self._memory.oldest(self._next, self._progress())
+        return msgspec.json.encode(Word(FORMAT, self._epoch, oldest, self._place))
+
+    # ── a batch ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
+        """One batch, one manifest: first the manifest, then its parts; all in when this returns.
+
+        After Unavailable the same batch goes on where it stopped; another one voids what was begun first. Raises Held where another
+        writer has taken over, and ever after.
+        """
+        if self._stopped is not None:
+            raise self._stopped
+        try:
+            setbacks = await self._write(changes)
+        except Held as fault:
+            self._stopped = fault
+            raise
+        self._memory.settled(changes, setbacks)
+        return setbacks
+
+    async def _write(self, changes: Sequence[Change]) -> list[Setback]:
+        chain, parts = self._ready()
+        if self._begun is not None and (self._begun.given_up or not self._begun.same(changes)):
+            await self._give_up(parts, self._begun)
+        while True:
+            if self._begun is None:
+                begun, setbacks = await self._begin(changes)
+                if begun is None:
+                    return setbacks
+                self._begun = begun
+            begun = self._begun
+            if begun.claimed or await self._claim(chain, parts, begun):
+                break
+            self._begun = None
+        await parts.upload(begun)
+        self._voided += begun.voided
+        self._pass(begun.manifest, Link(manifest_key(self._options.prefix, begun.manifest.n), digest(begun.body)))
+        self._begun = None
+        return begun.setbacks
+
+    async def _begin(self, changes: Sequence[Change]) -> tuple[Begun | None, list[Setback]]:
+        """B1, B2: what is to be written, encoded; None where nothing is left to write."""
+        rows, setbacks = fresh(changes, self._memory.untold)
+        options = self._options
+        if sum(change.size for _, change in rows) < _INLINE:
+            parts, dead = encode(rows, raw=options.raw, level=options.gzip, cap=self._cap)
+        else:
+            parts, dead = await asyncio.to_thread(encode, rows, raw=options.raw, level=options.gzip, cap=self._cap)
+        setbacks += dead
+        if not parts:
+            return None, setbacks
+        progress = self._progress()
+        manifest = self._manifest(parts, progress)
+        return Begun(
+            changes=changes,
+            manifest=manifest,
+            body=manifest.encode(),
+            bodies={number: part.body for number, part in enumerate(parts)},
+            indexes=[part.indexes for part in parts],
+            setbacks=setbacks,
+            progress={shard.shard: shard for shard in progress},
+        ), setbacks
+
+    def _manifest(self, parts: Sequence[Part], progress: Sequence[Progress]) -> Manifest:
+        n, prefix = self._next, self._options.prefix
+        return Manifest(
+            format=FORMAT,
+            n=n,
+            epoch=self._epoch,
+            writer=self._writer,
+            pipeline=self._context.pipeline,
+            sink=self._context.sink,
+            created_at=datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            prev=self._prev,
+            newest_arrived=max(self._newest, max(part.arrivals[1] for part in parts)),
+            parts=[entry(part, part.partition.key(prefix, n, number)) for number, part in enumerate(parts)],
+            reads=differences(progress, self._told),
+            voided=list(self._voided),
+        )
+
+    async def _claim(self, chain: Chain, parts: Parts, begun: Begun) -> bool:
+        """B3: put the manifest. False where the number was taken: that manifest has been decided, and the batch is to be cut anew."""
+        n = begun.manifest.n
+        if await chain.put(n, begun.body) is Put.EXISTS:
+            taken = await chain.taken(n, begun.body, self._epoch, self._writer)
+            if taken is not None:
+                await self._decide(parts, taken[0])
+                self._pass(*taken)
+                return False
+        begun.claimed = True
+        self._told = begun.progress
+        noted = set(begun.manifest.voided)
+        self._voided = [key for key in self._voided if key not in noted]
+        return True
+
+    async def _give_up(self, parts: Parts, begun: Begun) -> None:
+        """Void what was begun, since another batch is to be written. Where the manifest may not be in, its number is tried again."""
+        if begun.claimed:
+            begun.given_up = True
+            await self._decide(parts, begun.manifest)
+            self._pass(begun.manifest, Link(manifest_key(self._options.prefix, begun.manifest.n), digest(begun.body)))
+        self._begun = None
+
+    async def _decide(self, parts: Parts, manifest: Manifest) -> None:
+        found = await parts.decide([manifest], self._since)
+        self._memory.learn(found.delivered, manifest.n)
+        self._voided += [key for key in found.parts if key not in self._voided]
+
+    def _pass(self, manifest: Manifest, link: Link) -> None:
+        """This manifest is decided: the next one follows it."""
+        self._next, self._prev = manifest.n + 1, link
+        self._newest = max(self._newest, manifest.newest_arrived)
+
+    def _ready(self) -> tuple[Chain, Parts]:
+        if self._chain is None or self._parts is None:
+            raise RuntimeError("the sink has not been entered")
+        return self._chain, self._parts
+
+
+class _Opened(AbstractAsyncContextManager[Objects]):
+    """The client of one run, as Objects."""
+
+    def __init__(self, opening: AbstractAsyncContextManager[Any], options: S3Options) -> None:
+        self._opening = opening
+        self._options = options
+
+    async def __aenter__(self) -> Objects:
+        return AwsObjects(await self._opening.__aenter__(), self._options)
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._opening.__aexit__(kind, error, trace)
