@@ -1,0 +1,60 @@
+"""What the options of sinks, and the config itself, are declared with: a strict frozen model, sizes, durations.
+
+    class Options(StrictOptions):
+        bucket: str
+        roll_bytes: Size = size("64MiB", least="1MiB")
+        timeout: Duration = duration("30s")
+
+A sink class that names its model `Options` and its factory a classmethod has its options in `dsqlcdc config schema`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from dsqlcdc.units import parse_duration, parse_size
+
+__all__ = ["Duration", "Size", "StrictOptions", "duration", "size"]
+
+
+class StrictOptions(BaseModel):
+    """Unknown keys are errors, values are frozen, and what was put in never shows in an error (it may be a secret)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+
+def _size(value: object) -> int:
+    return parse_size(value)
+
+
+def _duration(value: object) -> float:
+    return parse_duration(value)
+
+
+Size = Annotated[
+    int,
+    BeforeValidator(_size),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(B|KiB|MiB|GiB)\s*$", "examples": ["64MiB"]}),
+]
+"""Bytes, written `64MiB`."""
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_duration),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h)\s*$", "examples": ["30s"]}),
+]
+"""Seconds, written `30s`."""
+
+
+def size(default: str, *, least: str = "1B", description: str | None = None) -> Any:
+    """The Field of a Size with a default, written as a user would write it, and the least that makes sense."""
+    extra: dict[str, Any] = {"default": default}
+    return Field(default=parse_size(default), ge=parse_size(least), description=description, json_schema_extra=extra)
+
+
+def duration(default: str, *, least: str = "1ms", description: str | None = None) -> Any:
+    """The Field of a Duration with a default, written as a user would write it, and the least that makes sense."""
+    extra: dict[str, Any] = {"default": default}
+    return Field(default=parse_duration(default), ge=parse_duration(least), description=description, json_schema_extra=extra)
