@@ -36,7 +36,7 @@ class Committer:
         self._lateness, self._patience, self._counts, self._clock = lateness, patience, counts, clock
         self._unsaved: Memory | None = None
 
-    async def commit(self, oldest_readable: float) -> None:
+    async def commit(self) -> None:
         """Store what has moved since the last commit; nothing when nothing has. Raises Misconfigured, Stopped; then nothing is lost: the next
         commit takes the same."""
         self._ledger.check()
@@ -49,20 +49,11 @@ class Committer:
             return
         marks = {**self.marks, **moved}
         horizon = min((m.arrived for m in marks.values() if m.position.kind != "end"), default=0.0) - self._lateness
-        forget = _forgotten(marks, oldest_readable, self._clock())
         memory = self._unsaved if self._store.remembers else None
-        commit = Commit(
-            {shard: mark for shard, mark in moved.items() if shard not in forget},
-            memory,
-            horizon,
-            word if word != self._stored_word else None,
-            forget,
-        )
+        commit = Commit(moved, memory, horizon, word if word != self._stored_word else None)
         await self._patience.ask(lambda: self._reassembler.done(rows))
         await self._patience.ask(lambda: self._store.commit(self._name, commit))
         self.marks.update(moved)
-        for shard in forget:
-            self.marks.pop(shard, None)
         self._stored_word, self._unsaved = word, None
         self._sequencer.forget(horizon)
         self._counts.commits += 1
@@ -73,9 +64,3 @@ def _merge(one: Memory | None, two: Memory | None) -> Memory | None:
     if one is None or two is None:
         return two or one
     return Memory(two.kind, max(one.newest, two.newest), one.blob + two.blob)
-
-
-def _forgotten(marks: Mapping[str, Mark], oldest_readable: float, now: float) -> list[str]:
-    """Shards at their end for so long (a day more than twice the retention) that no list of shards names them any more."""
-    limit = oldest_readable - max(now - oldest_readable, 0.0) - 86_400
-    return [shard for shard, mark in marks.items() if mark.position.kind == "end" and 0 < mark.arrived < limit]

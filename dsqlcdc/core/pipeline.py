@@ -107,7 +107,7 @@ class Pipeline:
         new = {shard: mark for shard, mark in marks.items() if stored.marks.get(shard) != mark}
         for shard, mark in sorted(marks.items()):
             log.info("%s/%s: %s starts at %s%s", *_names(recipe), shard, mark.position, "" if shard in new else " (checkpoint)")
-        await ask(lambda: recipe.checkpoints.commit(recipe.name, Commit(new)))
+        await ask(lambda: recipe.checkpoints.commit(recipe.name, Commit(new, forget=recipe.source.forgettable())))
         self._ledger = Ledger(marks)
         self._sequencer = (Latest if recipe.order == "latest" else Unique)(self._ledger, recipe.lateness)
         if known:
@@ -202,7 +202,7 @@ class Pipeline:
     async def _commit(self) -> None:
         async with self._committing:
             if self._committer is not None:
-                await self._committer.commit(self._recipe.source.oldest_readable())
+                await self._committer.commit()
 
     async def _last_commit(self) -> None:
         """What was settled is stored whatever ended the run, but for a ledger that does not balance."""

@@ -61,7 +61,7 @@ class Commit(msgspec.Struct, frozen=True):
     """One step forward, stored whole or not at all.
 
     `marks`: the shards that moved. `memory`: what was settled since the last commit. `horizon`: memories whose newest is before it may be
-    dropped. `word`: None leaves the stored one. `forget`: shards whose marks may go (ended and no longer listed).
+    dropped. `word`: None leaves the stored one. `forget`: shards whose marks may go (see Source.forgettable).
     """
 
     marks: Mapping[str, Mark]
@@ -234,6 +234,10 @@ class Source(Protocol):
     def pages(self) -> AsyncIterator[Page]:
         """Pages of all shards, each shard's in order; pages to remember come before all others. Ends, where reading to the tip was asked
         for, when every shard has been read that far. Raises Misconfigured, Unavailable (after its own retries), Lost."""
+        ...
+
+    def forgettable(self) -> Sequence[str]:
+        """Shards of the checkpoint whose marks may go: no longer listed, and read to the end or given up as a gap. Known after start."""
         ...
 
     def oldest_readable(self) -> float:

@@ -120,6 +120,9 @@ class MemorySource:
         position = self._marks[name].position
         return sum(not _behind(position, record) for record in self._stream.shards[name].records)
 
+    def forgettable(self) -> Sequence[str]:
+        return ()
+
     def oldest_readable(self) -> float:
         return min((s.records[0].arrived for s in self._stream.shards.values() if s.records), default=0.0)
 
