@@ -21,7 +21,9 @@ TrustOf = Callable[[str], bool | None]
 class CdcStream:
     """A CDC stream. What cannot be delivered waits in order of commit while everything else goes on (IMPAIRED), as on AWS."""
 
-    def __init__(self, arn: str, target: Mapping[str, Any], tags: Mapping[str, str], token: str | None, active_at: float, clock: Clock) -> None:
+    def __init__(
+        self, arn: str, target: Mapping[str, Any], tags: Mapping[str, str], token: str | None, active_at: float, clock: Clock
+    ) -> None:
         self.arn, self.target, self.tags, self.token = arn, target, dict(tags), token
         self.cluster, self.id = arn.split("/")[1], arn.split("/")[3]
         self.created = clock.now()

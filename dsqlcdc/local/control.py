@@ -247,5 +247,3 @@ def _read(body: bytes, kind: type[_T]) -> _T:
 
 def _json(value: Any, status: int = 200) -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
-
-

@@ -34,7 +34,10 @@ class Net(msgspec.Struct, frozen=True):
 
 
 class Table:
-    """A table. `columns` by name and type; empty for a declared one, which takes any columns. A keyless row is known by a number only here."""
+    """A table. `columns` by name and type; empty for a declared one, which takes any columns.
+
+    A row of a keyless table is known by a number, which no record shows.
+    """
 
     def __init__(self, name: str, key: Sequence[str], columns: Mapping[str, str]) -> None:
         self.schema, _, self.name = name.partition(".")
@@ -112,7 +115,8 @@ def catalogue() -> list[Table]:
         Table(
             "public.orders",
             ("order_id", "item_id"),
-            {"order_id": "bigint", "item_id": "integer", "customer": "text", "quantity": "integer", "price": "numeric", "placed_at": "timestamptz"},
+            {"order_id": "bigint", "item_id": "integer", "customer": "text", "quantity": "integer", "price": "numeric"}
+            | {"placed_at": "timestamptz"},
         ),
         Table("public.accounts", ("id",), {"id": "bigint", "owner": "text", "balance": "numeric", "active": "boolean"}),
         Table("app.users", ("id",), {"id": "uuid", "email": "varchar", "profile": "json", "created_at": "timestamptz"}),

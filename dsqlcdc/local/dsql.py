@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import msgspec
+from multidict import MultiMapping
 
 from dsqlcdc.local.cdc import DELIVERS, CdcStream, Cluster, TrustOf
 from dsqlcdc.local.clock import Clock
@@ -20,13 +21,18 @@ from dsqlcdc.local.streams import ACCOUNT
 QUOTA = 5
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _T = TypeVar("_T")
+Query = MultiMapping[str]
 
 
 class Dsql:
-    """The model and its calls. `delay`: seconds that creating and deleting take. `trust` looks a role up. A role is refused for `role_delay`
-    seconds after it was first named, as AWS does until IAM has spread it."""
+    """The model and its calls. `delay`: seconds that creating and deleting take. `trust` looks a role up.
 
-    def __init__(self, clock: Clock, kinesis: Kinesis, trust: TrustOf, rng: random.Random, *, region: str = "us-east-1", delay: float = 0.2) -> None:
+    A role is refused for `role_delay` seconds after it was first named, as AWS does until IAM has spread it.
+    """
+
+    def __init__(
+        self, clock: Clock, kinesis: Kinesis, trust: TrustOf, rng: random.Random, *, region: str = "us-east-1", delay: float = 0.2
+    ) -> None:
         self.clock, self.kinesis, self.trust, self.region, self.delay = clock, kinesis, trust, region, delay
         self.clusters: dict[str, Cluster] = {}
         self.role_delay = 0.0
@@ -59,7 +65,7 @@ class Dsql:
             for stream in cluster.streams.values():
                 stream.deliver(self.kinesis, self.trust)
 
-    def call(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> dict[str, Any]:
+    def call(self, method: str, path: str, query: Query, body: bytes) -> dict[str, Any]:
         """One REST call. `path` is percent-encoded, as it came."""
         parts = [unquote(part) for part in path.strip("/").split("/")]
         try:
@@ -107,7 +113,8 @@ class Dsql:
         cluster = self.cluster(cluster_id)
         if (given.get("ordering"), given.get("format")) != ("UNORDERED", "JSON"):
             raise _invalid("ordering must be UNORDERED and format JSON.")
-        target = (given.get("targetDefinition") or {}).get("kinesis") or {}
+        definition: Mapping[str, Any] = given.get("targetDefinition") or {}
+        target: Mapping[str, str] = definition.get("kinesis") or {}
         if not target.get("streamArn") or not target.get("roleArn"):
             raise _invalid("targetDefinition.kinesis needs streamArn and roleArn.")
         token = given.get("clientToken")
@@ -164,7 +171,7 @@ class Dsql:
         cluster.kms_key = given.get("kmsEncryptionKey") or cluster.kms_key
         return self._cluster_out(cluster)
 
-    def _tags(self, method: str, arn: str, query: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
+    def _tags(self, method: str, arn: str, query: Query, given: Mapping[str, Any]) -> dict[str, Any]:
         parts = arn.rsplit(":", 1)[-1].split("/")
         owner: Cluster | CdcStream = self.stream(parts[1], parts[3]) if len(parts) == 4 else self.cluster(parts[-1])
         if method == "GET":
@@ -172,17 +179,16 @@ class Dsql:
         if method == "POST":
             owner.tags.update(given.get("tags") or {})
         else:
-            keys = query.getall("tagKeys", []) if hasattr(query, "getall") else [query.get("tagKeys", "")]
-            for key in keys:
+            for key in query.getall("tagKeys", ()):
                 owner.tags.pop(key, None)
         return {}
 
-    def _list_clusters(self, query: Mapping[str, str]) -> dict[str, Any]:
+    def _list_clusters(self, query: Query) -> dict[str, Any]:
         live = [cluster for cluster in self.clusters.values() if cluster.status != "DELETED"]
         page, token = _page(live, query)
         return {"clusters": [{"identifier": c.id, "arn": c.arn} for c in page], **token}
 
-    def _list_streams(self, cluster: Cluster, query: Mapping[str, str]) -> dict[str, Any]:
+    def _list_streams(self, cluster: Cluster, query: Query) -> dict[str, Any]:
         page, token = _page(cluster.live_streams(), query)
         return {"streams": [self._summary(stream) for stream in page], **token}
 
@@ -223,7 +229,7 @@ class Dsql:
         return "".join(self._rng.choices(_ALPHABET, k=26))
 
 
-def _page(items: Sequence[_T], query: Mapping[str, str]) -> tuple[Sequence[_T], dict[str, str]]:
+def _page(items: Sequence[_T], query: Query) -> tuple[Sequence[_T], dict[str, str]]:
     try:
         size = int(query.get("max-results") or 10)
         start = int(base64.urlsafe_b64decode(query.get("next-token") or "MA=="))

@@ -25,25 +25,26 @@ class Source(msgspec.Struct, frozen=True):
     cluster: str
 
 
-def records(
-    source: Source,
-    schema: str,
-    table: str,
-    op: str,
-    before: Row | None,
-    after: Row | None,
-    *,
-    sent_at: int,
-    rng: random.Random,
-    deviation: str = "",
-    limit: int = OVERSIZE,
-) -> list[bytes]:
+class Event(msgspec.Struct, frozen=True):
+    """One change. `op` is c, u or d; `before` a delete's key columns; the images are rows as JSON values."""
+
+    source: Source
+    schema: str
+    table: str
+    op: str
+    before: Row | None
+    after: Row | None
+
+
+def records(event: Event, *, sent_at: int, rng: random.Random, deviation: str = "", limit: int = OVERSIZE) -> list[bytes]:
     """The Kinesis records of one change: one, or the fragments and the main record of an oversized row. `sent_at` in nanoseconds."""
+    source, after = event.source, event.after
     if after is not None and deviation == "nulls_left_out":
         after = {column: value for column, value in after.items() if value is not None}
-    op = sent_op(op, deviation)
     envelope: dict[str, Any] = {} if deviation == "no_type" else {"type": "full"}
-    envelope |= {"op": op, "before": msgspec.Raw(_text(before)), "after": msgspec.Raw(_text(after)), "source": _source(source, schema, table)}
+    envelope["op"] = sent_op(event.op, deviation)
+    envelope |= {"before": msgspec.Raw(_text(event.before)), "after": msgspec.Raw(_text(after))}
+    envelope["source"] = _source(source, event.schema, event.table)
     if deviation == "outer_before_source":
         sent_at = source.ts_ns - 4_000_000
     if deviation != "no_outer_times":
@@ -81,7 +82,7 @@ def _cut(envelope: dict[str, Any], limit: int, rng: random.Random) -> list[bytes
     out: list[bytes] = []
     chunked: dict[str, Any] = {}
     main = {**envelope, "type": "chunked", "chunked": chunked}
-    for image in sorted(("before", "after"), key=lambda name: -len(bytes(envelope[name]))):
+    for image in sorted(("before", "after"), key=lambda name: len(bytes(envelope[name])), reverse=True):
         if out and len(msgspec.json.encode(main)) < limit:
             break
         text = bytes(envelope[image])

@@ -14,7 +14,7 @@ from dsqlcdc.local.cdc import CdcStream
 from dsqlcdc.local.clock import Clock
 from dsqlcdc.local.database import Database, Net, Row, Statement, Table
 from dsqlcdc.local.dsql import Dsql
-from dsqlcdc.local.envelope import DEVIATIONS, OVERSIZE, Source, records, sent_op
+from dsqlcdc.local.envelope import DEVIATIONS, OVERSIZE, Event, Source, records, sent_op
 
 REMEMBERED = 20_000
 SLICE = 200
@@ -24,10 +24,10 @@ SLICE = 200
 class Commit(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What to commit. `cluster` may be left out where there is but one.
 
-    `explicit`: transactions given statement by statement; `declare`: tables for them, by name with their key columns. `transactions`: so many
-    drawn ones more, over `tables` (all, where empty), `oversize` of them (at most) with a row whose image has `oversize_bytes`. `evolve`: tables whose
-    columns change half-way. `duplicates` and `deviations` are shares of the records; `disorder` is how many places a record may be moved;
-    `repeat`: records sent earlier that are sent again.
+    `explicit`: transactions given statement by statement; `declare`: tables for them, by name with their key columns. `transactions`: so
+    many drawn ones more, over `tables` (all, where empty), `oversize` of them (at most) with a row whose image has `oversize_bytes`.
+    `evolve`: tables whose columns change half-way. `duplicates` and `deviations` are shares of the records; `disorder` is how many places a
+    record may be moved; `repeat`: records sent earlier that are sent again.
     """
 
     cluster: str = ""
@@ -45,8 +45,10 @@ class Commit(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """One change as it was committed. `version` is the commit time in nanoseconds; `sent_op` the code on the wire; `records` how many Kinesis
-    records it made; `streams` the CDC streams that took it: a change that none took is delivered by nobody."""
+    """One change as it was committed. `version` is the commit time in nanoseconds; `sent_op` the code on the wire.
+
+    `records`: how many Kinesis records it made. `streams`: the CDC streams that took it; a change that none took is delivered by nobody.
+    """
 
     cluster: str
     schema: str
@@ -62,7 +64,7 @@ class Committed(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What a commit did: the changes are those from `first` up to, not including, `end` in the truth. `sent`: Kinesis records by CDC stream."""
+    """What a commit did: the changes from `first` up to, not including, `end` in the truth. `sent`: Kinesis records by CDC stream."""
 
     cluster: str
     transactions: int
@@ -119,7 +121,9 @@ class Generator:
         done = len(commit.explicit) + commit.transactions
         return Summary(self.cluster, done, first, len(self.changes), sent)
 
-    async def _draw_all(self, commit: Commit, tables: list[Table], evolving: list[Table], streams: list[CdcStream], out: list[bytes]) -> None:
+    async def _draw_all(
+        self, commit: Commit, tables: list[Table], evolving: list[Table], streams: list[CdcStream], out: list[bytes]
+    ) -> None:
         large = _spread(commit.oversize, commit.transactions)
         for index in range(commit.transactions):
             if index == commit.transactions // 2:
@@ -159,10 +163,12 @@ class Generator:
 
     def _records(self, net: Net, source: Source, deviation: str) -> list[bytes]:
         before = net.key if net.op == "d" else None
-        sent_at = source.ts_ns + self._rng.randint(1_000_000, 400_000_000)
-        table = net.table
         return records(
-            source, table.schema, table.name, net.op, before, net.after, sent_at=sent_at, rng=self._rng, deviation=deviation, limit=self._limit
+            Event(source, net.table.schema, net.table.name, net.op, before, net.after),
+            sent_at=source.ts_ns + self._rng.randint(1_000_000, 400_000_000),
+            rng=self._rng,
+            deviation=deviation,
+            limit=self._limit,
         )
 
     def _draw(self, tables: list[Table]) -> list[Statement]:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from dsqlcdc.local.clock import Clock
-from dsqlcdc.local.refusal import Refusal
+from dsqlcdc.local.refusal import Refusal, bad_argument, invalid
 from dsqlcdc.local.shards import REPLY_RECORDS, Shard
 from dsqlcdc.local.streams import ACCOUNT, Stream
 
@@ -38,7 +38,15 @@ class Kinesis:
     """The model. `read_throttle` and `write_throttle` switch the shard limits; `latest_lag` is how many seconds a shard that was just
     closed is still listed by the filter AT_LATEST."""
 
-    def __init__(self, clock: Clock, *, region: str = "us-east-1", delay: float = 0.05, read_throttle: bool = True, write_throttle: bool = False) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        region: str = "us-east-1",
+        delay: float = 0.05,
+        read_throttle: bool = True,
+        write_throttle: bool = False,
+    ) -> None:
         self.clock, self.region, self.delay = clock, region, delay
         self.read_throttle, self.write_throttle = read_throttle, write_throttle
         self.latest_lag = 0.0
@@ -75,7 +83,7 @@ class Kinesis:
         size = _size(data) + len(partition_key.encode())
         limit = stream.max_record_kib * 1024
         if size > limit:
-            raise Refusal("InvalidArgumentException", f"The record of {size} bytes is larger than the stream's MaxRecordSizeInKiB, {limit // 1024}.")
+            raise bad_argument(f"The record of {size} bytes is larger than the stream's MaxRecordSizeInKiB, {limit // 1024}.")
         shard = stream.shard_for(partition_key, explicit)
         now = self.clock.now()
         if self.write_throttle and not shard.may_write(size, now):
@@ -87,10 +95,9 @@ class Kinesis:
 
     def put_many(self, stream: Stream, entries: list[Entry]) -> list[tuple[str, str] | None]:
         if not 1 <= len(entries) <= PUT_RECORDS:
-            why = f"1 validation error detected: Value at 'records' failed to satisfy constraint: Member must have length between 1 and {PUT_RECORDS}"
-            raise Refusal("ValidationException", why)
+            raise invalid(f"Value at 'records' failed to satisfy constraint: Member must have length between 1 and {PUT_RECORDS}")
         if sum(len(entry.data) for entry in entries) * 3 // 4 > PUT_BYTES + 4 * PUT_RECORDS:
-            raise Refusal("InvalidArgumentException", "Records size exceeds 10 MB limit")
+            raise bad_argument("Records size exceeds 10 MB limit")
         return [self.put(stream, entry.data, entry.partition_key, entry.explicit_hash_key) for entry in entries]
 
     def iterator(self, stream: Stream, shard: Shard, kind: str, sequence: str | None = None, timestamp: float | None = None) -> str:
@@ -101,22 +108,22 @@ class Kinesis:
             number = shard.next
         elif kind == "AT_TIMESTAMP":
             if timestamp is None:
-                raise Refusal("InvalidArgumentException", "Must either specify timestamp for AT_TIMESTAMP")
+                raise bad_argument("Must either specify timestamp for AT_TIMESTAMP")
             if timestamp > self.clock.now() + 1:
-                raise Refusal("InvalidArgumentException", "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis.")
+                raise bad_argument("The timestampInMillis parameter cannot be greater than the currentTimestampInMillis.")
             number = shard.number_at(timestamp)
         elif kind in ("AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER"):
             if sequence is None:
-                raise Refusal("InvalidArgumentException", f"Must specify startingSequenceNumber for {kind}")
+                raise bad_argument(f"Must specify startingSequenceNumber for {kind}")
             number = shard.number(sequence, after=kind == "AFTER_SEQUENCE_NUMBER")
         else:
-            raise Refusal("ValidationException", f"1 validation error detected: Value '{kind}' at 'shardIteratorType' is no iterator type")
+            raise invalid(f"Value '{kind}' at 'shardIteratorType' is no iterator type")
         return self._token(stream, shard, number)
 
     def get_records(self, token: str, limit: int | None) -> bytes:
         """The body of a GetRecords reply."""
         if limit is not None and not 1 <= limit <= REPLY_RECORDS:
-            raise Refusal("ValidationException", f"1 validation error detected: Value '{limit}' at 'limit' is not between 1 and {REPLY_RECORDS}")
+            raise invalid(f"Value '{limit}' at 'limit' is not between 1 and {REPLY_RECORDS}")
         stream, shard, number = self._resolve(token)
         now = self.clock.now()
         self._check_read(stream, shard, now)
@@ -161,13 +168,13 @@ class Kinesis:
         try:
             found = _decode(token)
         except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError):
-            raise Refusal("InvalidArgumentException", "Invalid ShardIterator.") from None
+            raise bad_argument("Invalid ShardIterator.") from None
         stream = self.stream(found.stream)
         if stream.created != found.created:
             raise Refusal("ResourceNotFoundException", f"Stream {stream.name} under account {ACCOUNT} not found: it was created anew.")
         age = self.clock.now() - found.made
         if age > ITERATOR_LIFE or found.made < self._iterators_from:
-            why = f"Iterator expired. The iterator was created {age:.0f} seconds ago, which exceeds the tolerated delay of 300000 milliseconds."
+            why = f"Iterator expired: it was created {age:.0f} seconds ago, which exceeds the tolerated delay of 300000 milliseconds."
             raise Refusal("ExpiredIteratorException", why)
         return stream, stream.shard(found.shard), found.number
 

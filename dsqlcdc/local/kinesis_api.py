@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from dsqlcdc.local.kinesis import Entry, Kinesis
-from dsqlcdc.local.refusal import Refusal
+from dsqlcdc.local.refusal import Refusal, bad_argument, invalid
 from dsqlcdc.local.shards import Shard
 from dsqlcdc.local.streams import Stream
 
@@ -123,7 +123,7 @@ class KinesisApi:
         return {"ShardLimit": 1000, "OpenShardCount": count, "OnDemandStreamCount": demand, "OnDemandStreamCountLimit": 50}
 
     def _common(self, stream: Stream) -> dict[str, Any]:
-        out = {
+        out: dict[str, Any] = {
             "StreamName": stream.name,
             "StreamARN": stream.arn,
             "StreamStatus": stream.status,
@@ -164,7 +164,7 @@ class KinesisApi:
         if token is not None:
             mixed = {"StreamName", "StreamARN", "ExclusiveStartShardId", "ShardFilter", "StreamCreationTimestamp"} & set(given)
             if mixed:
-                raise Refusal("InvalidArgumentException", f"NextToken and {min(mixed)} cannot be provided together.")
+                raise bad_argument(f"NextToken and {min(mixed)} cannot be provided together.")
             page = _shards_token(token)
             if now - page.made > TOKEN_LIFE:
                 raise Refusal("ExpiredNextTokenException", "The NextToken has expired: it lives for 300 seconds.")
@@ -176,7 +176,7 @@ class KinesisApi:
             stream = self._usable(given)
         limit = given.get("MaxResults") or 1000
         if not 1 <= limit <= 10_000:
-            raise Refusal("ValidationException", f"1 validation error detected: Value '{limit}' at 'maxResults' is not between 1 and 10000")
+            raise invalid(f"Value '{limit}' at 'maxResults' is not between 1 and 10000")
         shards = [s for s in stream.shards.values() if s.id > after and self._wanted(stream, s, query.get("ShardFilter"), now)]
         out: dict[str, Any] = {"Shards": [shard.describe() for shard in shards[:limit]]}
         if len(shards) > limit:
@@ -190,7 +190,7 @@ class KinesisApi:
             return True
         kind = given.get("Type")
         if kind == "AFTER_SHARD_ID":
-            return shard.id > _need(given, "ShardId")
+            return shard.id > str(_need(given, "ShardId"))
         if kind == "FROM_TRIM_HORIZON":
             return True
         if kind == "AT_TRIM_HORIZON":
@@ -202,7 +202,7 @@ class KinesisApi:
             at = float(_need(given, "Timestamp"))
             ends_later = not shard.closed or shard.closed >= at
             return ends_later and (kind == "FROM_TIMESTAMP" or shard.opened <= at)
-        raise Refusal("ValidationException", f"1 validation error detected: Value '{kind}' at 'shardFilter.type' is no filter type")
+        raise invalid(f"Value '{kind}' at 'shardFilter.type' is no filter type")
 
     def _iterator(self, given: Input) -> dict[str, Any]:
         stream = self._usable(given)
@@ -223,7 +223,8 @@ class KinesisApi:
         stream = self._usable({"StreamARN": given.arn, "StreamName": given.name})
         for entry in given.records:
             _partition_key(entry.partition_key)
-        refused = {"ErrorCode": "ProvisionedThroughputExceededException", "ErrorMessage": f"Rate exceeded for a shard of stream {stream.name}."}
+        why = f"Rate exceeded for a shard of stream {stream.name}."
+        refused = {"ErrorCode": "ProvisionedThroughputExceededException", "ErrorMessage": why}
         done = self.kinesis.put_many(stream, given.records)
         records = [refused if one is None else {"SequenceNumber": one[1], "ShardId": one[0]} for one in done]
         failed = sum(one is None for one in done)
@@ -319,19 +320,19 @@ class KinesisApi:
 def _need(given: Mapping[str, Any], name: str) -> Any:
     value = given.get(name)
     if value is None:
-        raise Refusal("ValidationException", f"1 validation error detected: Value null at '{name}' failed to satisfy constraint: Member must not be null")
+        raise invalid(f"Value null at '{name}' failed to satisfy constraint: Member must not be null")
     return value
 
 
 def _partition_key(key: str) -> str:
     if not 1 <= len(key) <= 256:
-        raise Refusal("ValidationException", "1 validation error detected: Value at 'partitionKey' must have a length of 1 to 256")
+        raise invalid("Value at 'partitionKey' must have a length of 1 to 256")
     return key
 
 
 def _record_size(kib: int) -> int:
     if not 1024 <= kib <= 10240:
-        raise Refusal("ValidationException", f"1 validation error detected: Value '{kib}' at 'maxRecordSizeInKiB' is not between 1024 and 10240")
+        raise invalid(f"Value '{kib}' at 'maxRecordSizeInKiB' is not between 1024 and 10240")
     return kib
 
 
@@ -339,4 +340,4 @@ def _shards_token(token: str) -> _ShardsToken:
     try:
         return msgspec.json.decode(base64.urlsafe_b64decode(token), type=_ShardsToken)
     except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError):
-        raise Refusal("InvalidArgumentException", "Invalid NextToken.") from None
+        raise bad_argument("Invalid NextToken.") from None

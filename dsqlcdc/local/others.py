@@ -32,7 +32,8 @@ class Others:
 
     async def call(self, method: str, raw_path: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """One HTTP request in, its whole reply out."""
-        return await self._run(self._call, method, raw_path, list(headers.items()), body)
+        reply: Reply = await self._run(self._call, method, raw_path, list(headers.items()), body)
+        return reply
 
     async def reset(self) -> None:
         """Forget everything, when there is anything."""
@@ -42,7 +43,8 @@ class Others:
 
     async def hide_bucket(self, name: str, gone: bool) -> bool:
         """Make a bucket vanish with its objects, or bring it back; False where there is none of this name."""
-        return await self._run(self._hide_bucket, name, gone)
+        done: bool = await self._run(self._hide_bucket, name, gone)
+        return done
 
     def trust(self, role_arn: str) -> bool | None:
         """Whether a role may be assumed by DSQL; None where there is no such role."""
@@ -132,12 +134,24 @@ def _environ(method: str, raw_path: str, headers: list[tuple[str, str]], body: b
     return environ
 
 
-def _trusts(document: Any) -> bool:
-    policy = msgspec.json.decode(document) if isinstance(document, str) else document
-    statements = policy.get("Statement", [])
-    for statement in statements if isinstance(statements, list) else [statements]:
-        principal = statement.get("Principal") or {}
-        services = principal.get("Service", []) if isinstance(principal, dict) else []
-        if statement.get("Effect") == "Allow" and DSQL_PRINCIPAL in ([services] if isinstance(services, str) else services):
+class _Statement(msgspec.Struct, rename="pascal"):
+    effect: str = ""
+    principal: str | dict[str, str | list[str]] = ""
+
+
+class _Policy(msgspec.Struct, rename="pascal"):
+    statement: _Statement | list[_Statement] = []
+
+
+def _trusts(document: str) -> bool:
+    """Whether a trust policy lets DSQL assume the role. One that cannot be read lets nobody."""
+    try:
+        policy = msgspec.json.decode(document, type=_Policy)
+    except msgspec.DecodeError:
+        return False
+    statements = policy.statement if isinstance(policy.statement, list) else [policy.statement]
+    for statement in statements:
+        services = statement.principal.get("Service", []) if isinstance(statement.principal, dict) else []
+        if statement.effect == "Allow" and DSQL_PRINCIPAL in ([services] if isinstance(services, str) else services):
             return True
     return False

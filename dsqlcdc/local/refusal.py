@@ -16,6 +16,15 @@ class Refusal(Exception):
         self.code, self.message, self.status, self.members = code, message, status, members
 
 
+def invalid(what: str) -> Refusal:
+    """What a service says of a member that its API model does not allow."""
+    return Refusal("ValidationException", f"1 validation error detected: {what}")
+
+
+def bad_argument(why: str) -> Refusal:
+    return Refusal("InvalidArgumentException", why)
+
+
 def render(refusal: Refusal, service: str, request_id: str) -> tuple[bytes, dict[str, str]]:
     """The body and headers of a refusal, as this service's clients parse them."""
     code, message = escape(refusal.code), escape(refusal.message)

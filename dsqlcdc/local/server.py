@@ -38,8 +38,10 @@ class Pipe(msgspec.Struct, frozen=True):
 class Local:
     """The embedded AWS on 127.0.0.1. `async with Local() as aws` serves until it is left; then its port is free and its threads are gone.
 
-    `port` 0 takes a free one. `seed` decides everything that is drawn. `delay`: seconds that DSQL's creations and deletions take (Kinesis: a
-    quarter of it). `read_throttle` and `write_throttle` switch Kinesis's shard limits. `oversize`: record bytes from which rows are cut.
+    `port` 0 takes a free one. `seed` decides everything that is drawn. `delay`: seconds that DSQL's creations and deletions take
+    (Kinesis: a quarter of it).
+
+    `read_throttle` and `write_throttle` switch Kinesis's shard limits. `oversize`: record bytes from which rows are cut.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from collections import deque
 
 import msgspec
 
-from dsqlcdc.local.refusal import Refusal
+from dsqlcdc.local.refusal import Refusal, bad_argument
 
 HASH_SPACE = 2**128
 STEP = 65_537
@@ -61,11 +61,11 @@ class Shard:
         A trimmed number leads to the oldest record held, without an error, as on AWS.
         """
         if len(sequence) != 56 or not (sequence.isascii() and sequence.isdigit() and sequence.startswith(self._prefix)):
-            why = f"StartingSequenceNumber {sequence} used in GetShardIterator on shard {self.id} is invalid because it did not come from it."
-            raise Refusal("InvalidArgumentException", why)
+            why = "is invalid because it did not come from this stream"
+            raise bad_argument(f"StartingSequenceNumber {sequence} used in GetShardIterator on shard {self.id} {why}.")
         number, rest = divmod(int(sequence[len(self._prefix) :]), STEP)
         if number > (self.next if self.closed else self.next - 1) or (rest and number == self.next):
-            raise Refusal("InvalidArgumentException", f"StartingSequenceNumber {sequence} is beyond the last one of shard {self.id}.")
+            raise bad_argument(f"StartingSequenceNumber {sequence} is beyond the last one of shard {self.id}.")
         return max(number + 1 if rest or after else number, self.first)
 
     def number_at(self, timestamp: float) -> int:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 
 from dsqlcdc.local.clock import Clock
-from dsqlcdc.local.refusal import Refusal
+from dsqlcdc.local.refusal import Refusal, bad_argument
 from dsqlcdc.local.shards import HASH_SPACE, Shard
 
 ACCOUNT = "123456789012"
@@ -70,7 +70,7 @@ class Stream:
     def shard_for(self, partition_key: str, explicit: str | None = None) -> Shard:
         key = int(explicit) if explicit else int.from_bytes(hashlib.md5(partition_key.encode(), usedforsecurity=False).digest())
         if not 0 <= key < HASH_SPACE:
-            raise Refusal("InvalidArgumentException", f"Invalid ExplicitHashKey. {explicit} is not in the range of hash keys.")
+            raise bad_argument(f"Invalid ExplicitHashKey. {explicit} is not in the range of hash keys.")
         return next(shard for shard in self.shards.values() if not shard.closed and shard.holds(key))
 
     def expire(self) -> None:
@@ -83,15 +83,14 @@ class Stream:
 
     def split(self, shard: Shard, at: int) -> tuple[Shard, Shard]:
         if shard.closed or not shard.start < at <= shard.end:
-            why = f"NewStartingHashKey {at} used in SplitShard() on shard {shard.id} is not both above its start and inside it, or it is closed."
-            raise Refusal("InvalidArgumentException", why)
+            raise bad_argument(f"NewStartingHashKey {at} does not split shard {shard.id}: it is not inside it, or the shard is closed.")
         born = self._generation()
         low = self._open(shard.start, at - 1, born, shard)
         return low, self._open(at, shard.end, born, shard)
 
     def merge(self, first: Shard, second: Shard) -> Shard:
         if first.closed or second.closed or (first.end + 1 != second.start and second.end + 1 != first.start):
-            raise Refusal("InvalidArgumentException", f"Shards {first.id} and {second.id} are not an adjacent pair of open shards eligible for merging")
+            raise bad_argument(f"Shards {first.id} and {second.id} are not an adjacent pair of open shards eligible for merging")
         return self._open(min(first.start, second.start), max(first.end, second.end), self._generation(), first, second)
 
     def scale(self, target: int) -> None:

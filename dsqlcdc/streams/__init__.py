@@ -1,0 +1,1 @@
+"""CDC streams of Aurora DSQL: how they are made."""
