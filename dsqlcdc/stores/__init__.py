@@ -1,0 +1,1 @@
+"""Where checkpoints, pieces of oversized rows and dead letters are kept. Each implements a port of dsqlcdc.core.ports."""

@@ -1,0 +1,132 @@
+"""Dead letters as files: one a record, complete and durable before its name exists, never overwritten."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable
+from os import PathLike
+from pathlib import Path
+from typing import TypeVar
+
+from dsqlcdc import __version__
+from dsqlcdc.core.ports import DeadLetter
+from dsqlcdc.errors import Misconfigured, Unavailable
+from dsqlcdc.stores import letters
+from dsqlcdc.stores.durable import make_directory, sync_directory
+
+T = TypeVar("T")
+
+_NAMED = 5  # broken letters that an error names
+
+
+class FileDeadLetters:
+    """A DeadLetterStore in a directory, made by the first letter. A crash leaves at most a hidden `.…tmp` file, which nobody reads.
+
+    `config_sha256` goes into every letter, to tell under which configuration it was written. Several processes may share a directory.
+    """
+
+    def __init__(self, directory: str | PathLike[str], config_sha256: str = "") -> None:
+        self._directory = Path(directory)
+        self._config_sha256 = config_sha256
+
+    async def put(self, letter: DeadLetter) -> bool:
+        """Durable on return; False where its name is taken, by the same record and code. Raises Unavailable (E211) whatever the system
+        refuses: nothing is settled then. ValueError for a letter without sequence or code. When cancelled the letter may be stored."""
+        path = self._directory / letters.name_of(letter)
+        try:
+            return await asyncio.to_thread(self._put, path, letter)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise Unavailable("A dead letter could not be stored", where=str(path), why=why, code="E211") from error
+
+    def _put(self, path: Path, letter: DeadLetter) -> bool:
+        make_directory(path.parent)
+        new = not path.exists()
+        if new:
+            body = letters.encode(letter, version=__version__, config_sha256=self._config_sha256)
+            new = _link(path, body)
+        sync_directory(path.parent)
+        return new
+
+    async def letters(self) -> AsyncIterator[tuple[str, DeadLetter]]:
+        """Every letter with its name, oldest arrival day first. Letters that cannot be read do not hide the others: when all have been
+        given, Misconfigured names them (E207 damaged, E202 of a newer format). Raises Unavailable (E211) when the directory cannot be read.
+        """
+        broken: list[tuple[str, ValueError]] = []
+        for name in await self._asked(self._names):
+            try:
+                letter = await self.letter(name)
+            except KeyError:
+                continue  # discarded since
+            except ValueError as error:
+                broken.append((name, error))
+                continue
+            yield name, letter
+        if broken:
+            newer = all(isinstance(error, letters.Newer) for _, error in broken)
+            named = "; ".join(f"{name}: {error}" for name, error in broken[:_NAMED])
+            more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+            what = f"{len(broken)} dead letter{'s' if len(broken) > 1 else ''} cannot be read"
+            raise Misconfigured(what, where=str(self._directory), why=named + more, code="E202" if newer else "E207")
+
+    async def letter(self, name: str) -> DeadLetter:
+        """One letter by its name. Raises KeyError where there is none, ValueError where it cannot be read, Unavailable."""
+        path = self._directory / name
+        if not name.endswith(".json.gz") or ".." in path.parts:
+            raise KeyError(name)
+
+        def read() -> bytes | None:
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                return None
+
+        data = await self._asked(read)
+        if data is None:
+            raise KeyError(name)
+        return await asyncio.to_thread(letters.decode, data)
+
+    async def close(self) -> None:
+        """Nothing is open between calls."""
+
+    def _names(self) -> list[str]:
+        def broken(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise error
+
+        names: list[str] = []
+        for directory, _, files in os.walk(self._directory, onerror=broken):
+            inside = Path(directory).relative_to(self._directory)
+            names += [(inside / file).as_posix() for file in files if file.endswith(".json.gz") and not file.startswith(".")]
+        return sorted(names, key=lambda name: (_day(name), name))
+
+    async def _asked(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.to_thread(work)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise Unavailable("The dead letters cannot be read", where=str(self._directory), why=why, code="E211") from error
+
+
+def _day(name: str) -> str:
+    return next((part for part in name.split("/") if part.startswith("dt=")), "")
+
+
+def _link(path: Path, body: bytes) -> bool:
+    """Give a complete file its name, unless the name is taken."""
+    draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with draft.open("xb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+    return True
