@@ -1,0 +1,340 @@
+"""One shard's pages for all pipelines: read once, within the shard's budget, kept until all have had them or room is short."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random as random_module
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from dsqlcdc.core.records import Position, Record
+from dsqlcdc.sources.budget import Budget
+from dsqlcdc.sources.cache import PageCache
+from dsqlcdc.sources.counts import Counters
+from dsqlcdc.sources.service import Expired, Oversize, Service, Throttled
+from dsqlcdc.sources.shards import Shard
+from dsqlcdc.sources.share import Share
+
+ITERATOR_LIFE = 285.0
+"""Seconds an iterator is used; the service lets them expire after 300."""
+ROOM_PATIENCE = 5.0
+"""Seconds an answer's body is left unread for want of room, before it is dropped."""
+PAGE_RECORDS = 10_000
+_SMALL = 64 * 1024
+
+
+class Cursor(msgspec.Struct):
+    """Where one pipeline reads one shard. Owned by that pipeline's reader.
+
+    `verifying`: the iterator stands AT the record of `position`, which has not been seen yet. `seen`: the newest fetch taken.
+    `verify`: do not trust an iterator further, begin AT the record again.
+    """
+
+    owner: int
+    position: Position
+    iterator: str | None = None
+    iterator_at: float = 0.0
+    verifying: bool = False
+    verify: bool = False
+    seen: int = -1
+
+
+class Fetched(msgspec.Struct):
+    """One GetRecords answer. It holds the interval after `start` up to its last record.
+
+    `lo`: the number of the record it follows (−1: it begins at a time or the trim horizon). `found`: it was asked for AT the record of
+    `start`, and that one was there (and is not among `records`). `decided` False: that is not known yet. `begun`: it was read by a new
+    iterator at `start`. `now`: the service's clock when it answered.
+    """
+
+    serial: int
+    start: Position
+    records: list[Record]
+    iterator: str | None
+    at: float
+    now: float
+    behind: int
+    size: int
+    lo: int = -1
+    hi: int = -1
+    found: bool = True
+    decided: bool = True
+    begun: bool = False
+    children: tuple[Shard, ...] = ()
+    taken: set[int] = msgspec.field(default_factory=set[int])
+
+    @property
+    def ended(self) -> bool:
+        return self.iterator is None
+
+
+def number(position: Position) -> int:
+    return int(position.sequence) if position.kind == "after" else -1
+
+
+class Feed:
+    """Reads one shard. At any time one read is under way; readers that want the same page wait for it."""
+
+    def __init__(
+        self,
+        shard: str,
+        service: Service,
+        budget: Budget,
+        *,
+        cache: PageCache[Fetched],
+        counters: Counters,
+        poll: float,
+        now: Callable[[], float],
+        heard: Callable[[float], None],
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
+        self.shard = shard
+        self._service = service
+        self._budget = budget
+        self._cache = cache
+        self._counters = counters
+        self._poll = poll
+        self._now = now
+        self._heard = heard
+        self._random = random
+        self._serials = itertools.count()
+        self._reading = False
+        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+        self._readers: set[int] = set()
+        self._recent: deque[Fetched] = deque()
+        self._tip: tuple[Position, int, float] | None = None
+        self._expected = _SMALL
+        self._refusals = 0
+
+    def attach(self, owner: int) -> None:
+        self._readers.add(owner)
+
+    def detach(self, owner: int) -> None:
+        self._readers.discard(owner)
+        for kept in list(self._recent):
+            self._release(kept)
+
+    async def next(self, cursor: Cursor, share: Share) -> tuple[Fetched, int]:
+        """The page behind the cursor and the bytes of `share` now held for it. Waits for the budget, and at the tip for the next poll.
+
+        Raises what Service.records raises. Cancelled, nothing is held, and the cursor has not moved.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            kept = self._lookup(cursor)
+            if kept is not None:
+                size, kept = kept.size, None  # a reader that waits for room must not keep the page alive
+                await share.reserve(size)
+                kept = self._lookup(cursor)
+                if kept is not None and kept.size == size:
+                    return self._take(cursor, kept), size
+                share.release(size)
+                continue
+            wait = max(self._budget.free_at, self._due(cursor)) - loop.time()
+            if wait > 0:
+                await asyncio.sleep(wait)
+                continue
+            reserved = self._expected
+            await share.reserve(reserved)
+            held = reserved
+            try:
+                async with self._turn(-number(cursor.position)):
+                    if self._lookup(cursor) is None and max(self._budget.free_at, self._due(cursor)) <= loop.time():
+                        fetched, held = await self._fetch(cursor, share, reserved)
+                        result = self._take(cursor, fetched)
+                        held, kept_bytes = 0, held
+                        return result, kept_bytes
+            finally:
+                if held:
+                    share.release(held)
+
+    def _due(self, cursor: Cursor) -> float:
+        if self._tip is None or self._tip[1] != cursor.seen or self._tip[0] != cursor.position:
+            return 0.0
+        return self._tip[2]
+
+    def _lookup(self, cursor: Cursor) -> Fetched | None:
+        """A fetch that is kept and holds what follows the cursor, cut to it."""
+        if cursor.verify:
+            return None
+        wanted = number(cursor.position)
+        for kept in reversed(self._recent):
+            if kept.serial <= cursor.seen:
+                continue
+            if wanted < 0:
+                if kept.lo < 0 and kept.start == cursor.position and (kept.begun or cursor.iterator is not None):
+                    return kept
+            elif kept.lo == wanted and kept.found:
+                return kept
+            elif kept.records and _first(kept) <= wanted and (wanted < kept.hi or (kept.ended and wanted == kept.hi)):
+                return _cut(kept, wanted)
+        return None
+
+    def _take(self, cursor: Cursor, fetched: Fetched) -> Fetched:
+        cursor.seen = fetched.serial
+        cursor.verify = False
+        cursor.iterator, cursor.iterator_at = fetched.iterator, fetched.at
+        cursor.verifying = not fetched.decided
+        fetched.taken.add(cursor.owner)
+        for kept in list(self._recent):
+            if kept.serial == fetched.serial:
+                kept.taken.add(cursor.owner)
+                self._release(kept)
+        return fetched
+
+    def _release(self, kept: Fetched) -> None:
+        if kept.taken >= self._readers:
+            self._recent.remove(kept)
+            self._cache.drop(kept)
+
+    def _keep(self, fetched: Fetched) -> None:
+        if len(self._readers) < 2 or not (fetched.decided and fetched.found):
+            return
+        for older in list(self._recent):
+            if not older.records and older.lo == fetched.lo and older.start == fetched.start:
+                self._recent.remove(older)
+                self._cache.drop(older)
+        self._recent.append(fetched)
+        self._cache.keep(fetched, fetched.size, self._forget)
+
+    def _forget(self, fetched: Fetched) -> None:
+        self._recent.remove(fetched)
+
+    @asynccontextmanager
+    async def _turn(self, rank: int) -> AsyncGenerator[None, None]:
+        """One reader at a time, the one furthest ahead first."""
+        if self._reading:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._waiters, (rank, next(self._order), future))
+            try:
+                await future
+            except asyncio.CancelledError:
+                if future.done() and not future.cancelled():
+                    self._pass_on()
+                raise
+        self._reading = True
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._reading = False
+        while self._waiters:
+            future = heapq.heappop(self._waiters)[2]
+            if not future.done():
+                self._reading = True
+                future.set_result(None)
+                return
+
+    async def _fetch(self, cursor: Cursor, share: Share, reserved: int) -> tuple[Fetched, int]:
+        loop = asyncio.get_running_loop()
+        iterator, verifying, begun = cursor.iterator, cursor.verifying, False
+        if iterator is None or cursor.verify or loop.time() - cursor.iterator_at > ITERATOR_LIFE:
+            if iterator is not None:
+                self._counters.count("renewed")
+            iterator = await self._service.iterator(self.shard, cursor.position)
+            cursor.iterator, cursor.iterator_at, cursor.verify = iterator, loop.time(), False
+            cursor.verifying = verifying = cursor.position.kind == "after"
+            begun = True
+        held = reserved
+
+        async def admit(length: int) -> None:
+            nonlocal held
+            self._expected = max(_SMALL, length)
+            deadline = loop.time() + ROOM_PATIENCE
+            while length > held and not share.grow(held, length):
+                if loop.time() >= deadline:
+                    self._budget.received(length * 3 // 4, loop.time())  # the service counts it as read
+                    raise Oversize(length, f"shard {self.shard}")
+                await asyncio.sleep(0.05)
+            held = max(held, length)
+
+        sent_at = self._now()
+        self._budget.sent(loop.time())
+        self._counters.count("reads")
+        try:
+            reply = await self._service.records(self.shard, iterator, PAGE_RECORDS, admit)
+        except Expired:
+            cursor.iterator = None
+            self._counters.count("expired")
+            self._restore(share, held, reserved)
+            raise
+        except Throttled as error:
+            self._refusals = min(self._refusals + 1, 6)
+            wait = max(error.after or 0.0, (0.2 + 0.8 * self._random()) * min(5.0, 0.25 * 2**self._refusals))
+            self._budget.throttled(wait, loop.time())
+            self._counters.count("throttles")
+            self._restore(share, held, reserved)
+            raise
+        except BaseException:
+            self._restore(share, held, reserved)
+            raise
+        self._refusals = 0
+        payload = sum(len(record.data) for record in reply.records)
+        size = payload + 300 * len(reply.records)
+        self._budget.received(payload, loop.time())
+        self._heard(reply.now)
+        self._counters.received(len(reply.records), payload)
+        self._expected = max(_SMALL, reply.size)
+        share.grow(held, size)
+        fetched = self._fetched(cursor, reply.records, reply.iterator, verifying, size)
+        fetched.begun, fetched.now = begun, reply.now or sent_at
+        fetched.behind, fetched.children = reply.behind, tuple(reply.children)
+        self._keep(fetched)
+        if reply.behind == 0:
+            pause = self._poll * (0.85 + 0.3 * self._random())
+            last = reply.records[-1] if reply.records else None
+            where = Position("after", last.sequence_number, last.arrived) if last else cursor.position
+            self._tip = (where, fetched.serial, loop.time() + (min(pause, 0.25) if last else pause))
+        return fetched, size
+
+    def _restore(self, share: Share, held: int, reserved: int) -> None:
+        if held != reserved:
+            share.grow(held, reserved)
+
+    def _fetched(self, cursor: Cursor, records: list[Record], iterator: str | None, verifying: bool, size: int) -> Fetched:
+        wanted = cursor.position.sequence
+        found, decided = True, True
+        if verifying:
+            if records:
+                found = records[0].sequence_number == wanted
+                records = records[1:] if found else records
+            else:
+                found, decided = False, False
+        lo = number(cursor.position) if found else -1
+        return Fetched(
+            serial=next(self._serials),
+            start=cursor.position,
+            records=records,
+            iterator=iterator,
+            at=asyncio.get_running_loop().time(),
+            now=0.0,
+            behind=0,
+            size=size,
+            lo=lo,
+            hi=int(records[-1].sequence_number) if records else lo,
+            found=found,
+            decided=decided,
+        )
+
+
+def _first(kept: Fetched) -> int:
+    return int(kept.records[0].sequence_number)
+
+
+def _cut(kept: Fetched, wanted: int) -> Fetched:
+    low, high = 0, len(kept.records)
+    while low < high:
+        middle = (low + high) // 2
+        if int(kept.records[middle].sequence_number) <= wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return msgspec.structs.replace(kept, records=kept.records[low:], lo=wanted)

@@ -1,0 +1,60 @@
+"""One pipeline's share of the memory for pages read ahead: bytes reserved before they are read, given back when a page is taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+
+class Share:
+    """A bound on bytes read ahead over all shards. First come, first served; when nothing is held, any size fits, so nothing deadlocks."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+
+    def fits(self, size: int) -> bool:
+        return self.held == 0 or self.held + size <= self.limit
+
+    async def reserve(self, size: int) -> None:
+        """Wait until `size` bytes fit and hold them. Cancelled, nothing is held."""
+        if not self._waiting and self.fits(size):
+            self.held += size
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (future, size)
+        self._waiting.append(entry)
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.held -= size
+            else:
+                self._waiting.remove(entry)
+            self._wake()
+            raise
+
+    def grow(self, held: int, size: int) -> bool:
+        """Turn a reservation of `held` bytes into one of `size`, if that fits now. It always fits when it is the only one."""
+        others = self.held - held
+        if size > held and others > 0 and others + size > self.limit:
+            return False
+        self.held = others + size
+        self._wake()
+        return True
+
+    def release(self, size: int) -> None:
+        self.held -= size
+        self._wake()
+
+    def resize(self, limit: int) -> None:
+        self.limit = limit
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting and self.fits(self._waiting[0][1]):
+            future, size = self._waiting.popleft()
+            if not future.done():
+                self.held += size
+                future.set_result(None)
