@@ -162,7 +162,7 @@ class Unique:
         self._memory.young(arrived).setdefault(id, _SETTLED)
 
     def take_memory(self) -> Memory | None:
-        self._pages = {page: entry for page, entry in self._pages.items() if any(map(self._ledger.is_open, entry[1]))}
+        self._pages = {page: entry for page, entry in self._pages.items() if entry[1] and self._ledger.page_open(entry[1][0])}
         if not self._fresh:
             return None
         memory = Memory(self.kind, self._newest, b"".join(self._fresh))

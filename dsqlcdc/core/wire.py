@@ -82,8 +82,10 @@ def decode(data: bytes) -> Envelope:
     """
     try:
         envelope = _envelope(data)
-        if not data.isascii():
+        if len(data) > _SLICE:
             check_utf8(data)
+        else:
+            data.decode()
     except msgspec.ValidationError as error:
         raise Unreadable(f"not a CDC record: {error}") from None
     except UnicodeDecodeError as error:
@@ -99,9 +101,6 @@ def decode(data: bytes) -> Envelope:
 
 def check_utf8(data: bytes) -> None:
     """Raise UnicodeDecodeError for invalid UTF-8, in bounded memory (a decoded text of 10 MiB may take 40)."""
-    if len(data) <= _SLICE:
-        data.decode()
-        return
     decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(data)
     for start in range(0, len(data), _SLICE):
         decoder.decode(view[start : start + _SLICE], start + _SLICE >= len(data))
