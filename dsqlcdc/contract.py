@@ -180,7 +180,8 @@ class Progress(msgspec.Struct, frozen=True):
     """How far one shard was read in this run, and what became of it: cumulative counts since the run's start.
 
     `sequence` is the last record read, "" before the first; `start` says where reading began (a sequence number, "trim_horizon", a time).
-    read == sum of settled + open.
+    read == sum of settled + open. `frontier`: nothing at or before this sequence number is owed, and no restart from now on reads it again
+    but to remember it; "" where nothing is known yet, "end" for the whole of a closed shard. It may lag.
     """
 
     shard: str
@@ -190,6 +191,7 @@ class Progress(msgspec.Struct, frozen=True):
     settled: Mapping[str, int]
     open: int
     ended: bool = False
+    frontier: str = ""
 
 
 class Resume(msgspec.Struct, frozen=True):

@@ -129,6 +129,10 @@ class Ledger:
         leaf = self._leaves.get(debt >> _BITS)
         return leaf is not None and not leaf.flags[debt & _MASK]
 
+    def page_open(self, debt: int) -> bool:
+        """Is anything open in the page this debt belongs to?"""
+        return debt >> _BITS in self._leaves
+
     def frontier(self) -> dict[str, Mark]:
         """Per shard the last place before which nothing is owed. Never moves back."""
         return {shard: self._advance(account) for shard, account in self._accounts.items()}
@@ -154,7 +158,7 @@ class Ledger:
     def progress(self) -> Sequence[Progress]:
         """How far each shard was read in this run, and what became of it."""
         return [
-            Progress(a.shard, a.start, a.sequence, a.read, dict(a.settled), a.read - a.settled_count, a.ended)
+            Progress(a.shard, a.start, a.sequence, a.read, dict(a.settled), a.read - a.settled_count, a.ended, _frontier(a.mark.position))
             for a in self._accounts.values()
         ]
 
@@ -185,3 +189,8 @@ class Ledger:
         read, settled, open_ = self.read, self.settled, self.open
         if read != sum(settled.values()) + open_:
             raise Imbalance(f"read {read} != settled {settled} + open {open_}")
+
+
+def _frontier(position: Position) -> str:
+    """A position as Progress.frontier names it."""
+    return "end" if position.kind == "end" else position.sequence

@@ -23,7 +23,7 @@ from dsqlcdc_s3.batch import Begun, entry, fresh
 from dsqlcdc_s3.chain import Chain, Owner
 from dsqlcdc_s3.encode import CAP, Part, encode
 from dsqlcdc_s3.manifest import FORMAT, Link, Manifest, Word, decode_word, differences, digest
-from dsqlcdc_s3.memory import Memory
+from dsqlcdc_s3.memory import Memory, furthest
 from dsqlcdc_s3.objects import Objects, Put
 from dsqlcdc_s3.options import Options as S3Options
 from dsqlcdc_s3.parts import Parts
@@ -94,7 +94,7 @@ class S3Sink(Sink):
         self._opened = opening
         context = self._context
         self._chain = Chain(objects, Owner(context.pipeline, context.sink, self._place, self._options.prefix))
-        self._parts = Parts(objects, self._chain, self._place, self._options.parallel)
+        self._parts = Parts(objects, self._chain, f"s3://{self._options.bucket}/", self._options.parallel)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -135,7 +135,7 @@ class S3Sink(Sink):
 
     async def _decide_all(self, parts: Parts, first: int, last: int, since: float) -> dict[bytes, float]:
         known: dict[bytes, float] = {}
-        furthest: dict[str, tuple[int, str]] = {}
+        reach: dict[str, tuple[int, str]] = {}
         voided: list[str] = []
         noted: set[str] = set()
         told_from = 0
@@ -146,15 +146,15 @@ class S3Sink(Sink):
             voided += found.parts
             known |= found.delivered.ids
             for shard, at in found.delivered.furthest.items():
-                furthest[shard] = max(at, furthest.get(shard, at))
+                reach[shard] = max(at, reach.get(shard, at))
             if known and not told_from:
                 told_from = start
         self._voided = [key for key in voided if key not in noted]
-        self._memory.tell(furthest, told_from)
+        self._memory.wrote(told_from, reach)
         return known
 
     def word(self) -> bytes:
-        """The epoch, and the oldest manifest whose lines the pipeline may not have committed."""
+        """The epoch, and the oldest manifest with lines that may be read again."""
         oldest = self._memory.oldest(self._next, self._progress())
         return msgspec.json.encode(Word(FORMAT, self._epoch, oldest, self._place))
 
@@ -193,6 +193,7 @@ class S3Sink(Sink):
         await parts.upload(begun)
         self._voided += begun.voided
         self._pass(begun.manifest, Link(manifest_key(self._options.prefix, begun.manifest.n), digest(begun.body)))
+        self._memory.wrote(begun.manifest.n, furthest(changes))
         self._begun = None
         return begun.setbacks
 

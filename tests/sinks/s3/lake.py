@@ -35,12 +35,14 @@ class Bucket:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.calls: list[tuple[str, bytes, Put]] = []
-        self.conditional = True
+        self.rows: dict[str, list[bytes]] = {}
 
     def store(self, key: str, body: bytes, if_none_match: bool) -> Put:
         put = Put.EXISTS if if_none_match and key in self.objects else Put.CREATED
         if put is Put.CREATED:
             self.objects[key] = body
+            if "data/" in key:
+                self.rows[key] = [bytes.fromhex(msgspec.json.decode(line)["id"]) for line in gzip.decompress(body).splitlines()]
         self.calls.append((key, body, put))
         return put
 
@@ -52,7 +54,8 @@ class Bucket:
         return [msgspec.json.decode(line) for _, body in self.data() for line in gzip.decompress(body).splitlines()]
 
     def ids(self) -> list[bytes]:
-        return [bytes.fromhex(line["id"]) for line in self.lines()]
+        """The id of every line of the lake."""
+        return [id for ids in self.rows.values() for id in ids]
 
     def manifests(self) -> list[dict[str, Any]]:
         return [msgspec.json.decode(body) for key, body in sorted(self.objects.items()) if "manifests/" in key]
