@@ -13,7 +13,22 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
-from dsqlcdc.columns import BigInt, Json, Numeric, Row, RowError, Text, Timestamptz, Uuid, check_model, decode, load_model, row_json, wire
+from dsqlcdc.columns import (
+    BigInt,
+    Bytea,
+    Json,
+    Numeric,
+    Row,
+    RowError,
+    Text,
+    Timestamptz,
+    Uuid,
+    check_model,
+    decode,
+    load_model,
+    row_json,
+    wire,
+)
 from dsqlcdc.errors import ConfigError
 from tests.columns.models import ORDER, Order
 
@@ -87,6 +102,29 @@ def test_an_annotation_that_would_misread_the_wire_is_refused_with_the_type_to_u
     with pytest.raises(ConfigError, match=use) as caught:
         _model(wrap(annotation))
     assert "field it" in str(caught.value.findings[0])
+
+
+@pytest.mark.parametrize("annotation", [Any, object, "Any"])
+def test_a_column_of_no_type_is_refused_since_unknown_ones_are_kept_anyway(annotation: Any) -> None:
+    with pytest.raises(ConfigError, match="unknown columns are kept"):
+        check_model(_model(annotation))
+
+
+def test_a_row_model_that_would_drop_unknown_columns_cannot_be_made() -> None:
+    with pytest.raises(ConfigError, match="would be lost"):
+        type("Made", (Row,), {"__annotations__": {"it": int}, "__module__": __name__, "model_config": ConfigDict(extra="ignore")})
+
+
+def test_rows_of_ten_mebibytes_pass() -> None:
+    class Large(Row):
+        id: BigInt
+        body: Text
+        blob: Bytea
+
+    image = json.dumps({"id": 1, "body": "é\x01" * 2_000_000, "blob": "QUJD" * 1_000_000}).encode()
+    row = decode(Large, image)
+    assert (len(row.body), len(row.blob)) == (4_000_000, 3_000_000)
+    assert decode(Large, wire(row)) == row
 
 
 def test_pydantic_alone_would_take_microseconds_for_another_time() -> None:
