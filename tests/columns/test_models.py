@@ -183,7 +183,7 @@ def test_every_finding_on_a_model_is_told_at_once() -> None:
         plain: dt.datetime
         late: Text | None
         invented: Text = "new"
-        made: Text = Field(default_factory=str)
+        made: Text | None = Field(default_factory=str)
         nothing: Text = None  # type: ignore[assignment]
         one: Text = Field(validation_alias=AliasChoices("a", "b"))
         two: Text = Field(alias="x")
@@ -192,6 +192,7 @@ def test_every_finding_on_a_model_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         check_model(Bad)
     told = "\n".join(str(finding) for finding in caught.value.findings)
+    assert told.count("the field has a default,") == 2
     assert len(caught.value.findings) == 9
     expected = [
         'extra="ignore"', "str_strip_whitespace", "Timestamptz", "add `= None`", "invented", "made", "nothing", "choices",
@@ -270,6 +271,9 @@ def test_validators_of_the_model_are_run_and_their_words_stay_out_of_the_error()
     assert caught.value.__cause__ is None
     with pytest.raises(RowError, match="own code raised KeyError"):
         decode(Guarded, b'{"id":0}')
+    with pytest.raises(RowError) as caught:
+        decode(Guarded, b'{"id":1,"ref":"~"}')
+    assert "~" not in str(caught.value)
     with pytest.raises(RowError, match="less than or equal to 10"):
         decode(Guarded, b'{"id":1,"blob":"11"}')
 
