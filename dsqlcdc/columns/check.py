@@ -139,7 +139,7 @@ def _place(model: type[BaseModel], attribute: str, field: FieldInfo, where: str)
         why = f"a column {attribute!r} would be taken for {name!r}: drop validate_by_name"
         raise _fault("the field is read by alias and by name", where, why)
     plain, optional, metadata = _split(field.annotation, tuple(field.metadata))
-    if not field.is_required() and (field.default is not None or field.default_factory is not None):
+    if not field.is_required() and field.default is not None:  # with a factory it is undefined, not None
         raise _fault("the field has a default", where, "a column that is absent is NULL: only `= None` says so")
     if not field.is_required() and not optional:
         raise _fault("the field has the default None but is not Optional", where, "write `X | None`")
