@@ -111,7 +111,7 @@ def differences(now: Sequence[Progress], before: Mapping[str, Progress]) -> list
         last = before.get(progress.shard)
         if last is not None and (last.read, last.settled) == (progress.read, progress.settled):
             continue
-        base = last.settled if last else {}
+        base: Mapping[str, int] = last.settled if last else {}
         settled = {name: count - base.get(name, 0) for name, count in progress.settled.items() if count != base.get(name, 0)}
         start = (last.sequence if last else "") or progress.start
         reads.append(Read(progress.shard, start, progress.sequence, progress.read - (last.read if last else 0), settled, progress.open))
