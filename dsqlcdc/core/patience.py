@@ -54,7 +54,7 @@ class Patience:
                 where=error.where,
                 why=f"not reached for {now - since:.0f} s, longer than --deadline allows; the last reason: {error.why or error.what}",
                 run=error.run,
-                code="E121",
+                code="E125",
             ) from error
         if attempt in (0, 5) or attempt % 20 == 19:
             log.warning("%s; attempt %d, next in %.1f s", error, attempt + 1, pause)

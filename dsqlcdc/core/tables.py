@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import logging
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ Model = Callable[[msgspec.Raw], tuple[Any, bytes]]
 
 _Scalar = int | str | float | bool
 _encode = msgspec.json.Encoder().encode
+_parse, _null, _ops, _pack = wire.parse, wire.NULL, wire.OPS.get, struct.Struct(">q").pack
+_Raw, _DELETE, _UPSERT = msgspec.Raw, Op.DELETE, Op.UPSERT  # an enum's members are slow to look up
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -48,14 +51,24 @@ class Tables:
 
     def read(self, shard: str, record: Record) -> Change | Part | Bad:
         """What the record is: a change of a row, a part of an oversized row, or bad. Never raises for what a record may hold."""
+        # Flat on purpose: this and `_change` are run for every record.
         envelope: wire.Envelope | None = None
+        data = record.data
         try:
-            envelope = wire.decode(record.data)
-            if not wire.is_full(envelope):
-                return wire.part(envelope, record.data, shard, record.sequence_number, record.arrived)
-            return self._change(envelope, record.data, shard, record.sequence_number, record.arrived, None)
+            envelope = _parse(data)
+            if len(data) > wire.SLICE:
+                wire.check_utf8(data)
+            else:
+                data.decode()
+            kind = envelope.type
+            if kind == "full" or kind is None:  # missing means full (spec §2)
+                return self._change(envelope, data, shard, record.sequence_number, record.arrived, None)
+            return wire.part(envelope, data, shard, record.sequence_number, record.arrived)
         except wire.Unreadable as error:
             return Bad(error.code, error.detail, describe(envelope))
+        except wire.ERRORS as error:
+            unreadable = wire.why(error, data)
+            return Bad(unreadable.code, unreadable.detail)
 
     def assembled(self, main: Part, pieces: dict[str, list[bytes]]) -> Change | Bad:
         """The change of a complete oversized row; its position is its main record's."""
@@ -72,49 +85,44 @@ class Tables:
         source = envelope.source
         if source is None:
             raise wire.Unreadable("a record without `source`")
-        op, before, after = wire.OPS.get(envelope.op, Op.UPSERT), envelope.before, envelope.after
-        if op is Op.DELETE:
-            image = before
-            if after != wire.NULL:
-                raise wire.Unreadable("a delete with an `after` image", "bad_envelope")
-        else:
-            image = after
-            if after == wire.NULL:
+        op, image, old = _ops(envelope.op, _UPSERT), envelope.after, envelope.before
+        before = old if old != _null else None
+        if op is not _DELETE:
+            if image == _null:
                 raise wire.Unreadable(f"op {envelope.op!r} without an `after` image", "bad_envelope")
-            if before != wire.NULL:
+            if before is not None:
                 wire.check_object("before", before)
+        elif image != _null:
+            raise wire.Unreadable("a delete with an `after` image", "bad_envelope")
+        else:
+            image = old
         known = self._known.get((source.schema, source.table, source.cluster))
         if known is None:
             known = self._meet(source)
-        key: bytes | None = None
-        if known.decode_key is not None and image != wire.NULL:
-            try:
-                key = _encode(known.decode_key(image))  # canonical, and proof that the image is an object
-            except (msgspec.MsgspecError, OverflowError) as error:
-                known.warn(error)
+        key = known.key_of(image)
         if key is not None:
             digest = known.hasher.copy()
-            digest.update(b"%b %d" % (key, source.ts_ns))
+            digest.update(key + _pack(source.ts_ns))
         else:
-            if image != wire.NULL:
-                wire.check_object("before" if op is Op.DELETE else "after", image)
+            if image != _null:
+                wire.check_object("before" if op is _DELETE else "after", image)
             digest = known.keyless(op, source, image, shard, sequence)
         typed: Any = None
-        if known.model is not None and op is not Op.DELETE:
-            try:
-                typed, form = known.model(image)
-            except ValueError as error:
-                raise wire.Unreadable(str(error), "bad_row") from None
-            image = msgspec.Raw(form)
+        if op is _DELETE:
+            after = None
+        elif known.model is not None:
+            typed, after = known.typed(image)
+        else:
+            after = image
         return Change(
             digest.digest(),
             op,
             known.table,
-            None if key is None else msgspec.Raw(key),
+            None if key is None else _Raw(key),
             source.ts_ns,
             source.transaction,
-            None if op is Op.DELETE else image,
-            None if before == wire.NULL else before,
+            after,
+            before,
             raw,
             shard,
             sequence,
@@ -146,11 +154,26 @@ class _Known:
             rename = {f"k{n}": column for n, column in enumerate(rule.key)}
             self.decode_key = msgspec.json.Decoder(msgspec.defstruct("Key", fields, rename=rename, gc=False)).decode
 
-    def warn(self, error: Exception) -> None:
-        """Say once that records lack the configured key: they are handled as without one."""
-        if not self._warned:
-            self._warned = True
-            log.warning("table %s: the configured key is not in its records (%s); they are handled as without a key", self.table, error)
+    def key_of(self, image: msgspec.Raw) -> bytes | None:
+        """The key's canonical JSON object (and so proof that the image is an object); None where there is none to be had."""
+        if self.decode_key is None or image == _null:
+            return None
+        try:
+            return _encode(self.decode_key(image))
+        except (msgspec.MsgspecError, OverflowError) as error:
+            if not self._warned:
+                self._warned = True
+                log.warning("table %s: the configured key is not in its records (%s); they are handled as without a key", self.table, error)
+            return None
+
+    def typed(self, image: msgspec.Raw) -> tuple[Any, msgspec.Raw]:
+        """The row model's instance and its JSON form. Raises Unreadable ("bad_row")."""
+        assert self.model is not None
+        try:
+            typed, form = self.model(image)
+        except ValueError as error:
+            raise wire.Unreadable(str(error), "bad_row") from None
+        return typed, msgspec.Raw(form)
 
     def keyless(self, op: Op, source: wire.Origin, image: msgspec.Raw, shard: str, sequence: str) -> Any:
         """Without a key only a record that is read again has the same id (design, "Types that carry the design")."""

@@ -16,7 +16,7 @@ MAX_PIECES = 1024
 """A row is at most 2 MiB in the database and JSON escaping multiplies it by at most 6 (spec §5): two pieces of 9 MiB. Far above is nonsense."""
 
 _KPL_MAGIC = b"\xf3\x89\x9a\xc2"
-_SLICE = 1 << 20
+SLICE = 1 << 20
 OPS: dict[str | None, Op] = {"c": Op.INSERT, "u": Op.UPDATE, "d": Op.DELETE, "r": Op.SNAPSHOT}
 
 Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -70,51 +70,54 @@ class Unreadable(ValueError):
         self.code, self.detail = code, detail
 
 
-_envelope = msgspec.json.Decoder(Envelope).decode
+parse = msgspec.json.Decoder(Envelope).decode
 _text = msgspec.json.Decoder(str).decode
 _any = msgspec.json.Decoder(msgspec.Raw).decode
 
 
+ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What parsing may raise; ValidationError is a DecodeError."""
+
+
 def decode(data: bytes) -> Envelope:
-    """Parse a record. Raises Unreadable for anything but a well-formed record of a known type.
+    """Parse a record. Raises Unreadable for anything but a well-formed record.
 
     Images are checked to be valid UTF-8 and valid JSON, but not parsed. What a type demands of the other fields is checked where it is used.
     """
     try:
-        envelope = _envelope(data)
-        if len(data) > _SLICE:
-            check_utf8(data)
-        else:
-            data.decode()
-    except msgspec.ValidationError as error:
-        raise Unreadable(f"not a CDC record: {error}") from None
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"invalid UTF-8 at byte {error.start}") from None
-    except RecursionError:
-        raise Unreadable("nested too deeply") from None
-    except msgspec.DecodeError as error:
-        if data.startswith(_KPL_MAGIC):
-            raise Unreadable("aggregated by the Kinesis Producer Library: not written by DSQL", "foreign") from None
-        raise Unreadable(f"not valid JSON: {error}") from None
-    return envelope
+        check_utf8(data)
+        return parse(data)
+    except ERRORS as error:
+        raise why(error, data) from None
+
+
+def why(error: Exception, data: bytes) -> Unreadable:
+    """What parsing `data` stumbled over, without its content."""
+    if isinstance(error, msgspec.ValidationError):
+        return Unreadable(f"not a CDC record: {error}")
+    if isinstance(error, UnicodeDecodeError):
+        return Unreadable(f"invalid UTF-8 at byte {error.start}")
+    if isinstance(error, RecursionError):
+        return Unreadable("nested too deeply")
+    if data.startswith(_KPL_MAGIC):
+        return Unreadable("aggregated by the Kinesis Producer Library: not written by DSQL", "foreign")
+    return Unreadable(f"not valid JSON: {error}")
 
 
 def check_utf8(data: bytes) -> None:
     """Raise UnicodeDecodeError for invalid UTF-8, in bounded memory (a decoded text of 10 MiB may take 40)."""
+    if len(data) <= SLICE:
+        data.decode()
+        return
     decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(data)
-    for start in range(0, len(data), _SLICE):
-        decoder.decode(view[start : start + _SLICE], start + _SLICE >= len(data))
+    for start in range(0, len(data), SLICE):
+        decoder.decode(view[start : start + SLICE], start + SLICE >= len(data))
 
 
 def check_object(name: str, image: msgspec.Raw) -> None:
     """An image is an object or null; raises Unreadable."""
     if memoryview(image)[0] != 0x7B:
         raise Unreadable(f"`{name}` is not an object", "bad_envelope")
-
-
-def is_full(envelope: Envelope) -> bool:
-    """A missing type counts as full (spec §2)."""
-    return envelope.type == "full" or envelope.type is None
 
 
 def part(envelope: Envelope, raw: bytes, shard: str, sequence: str, arrived: float) -> Part:

@@ -1,0 +1,132 @@
+"""Assembly: the only module that knows every concrete class. A config becomes stores, a source a sink, and recipes."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from dsqlcdc.aws import Aws
+from dsqlcdc.config import Config, SinkConfig
+from dsqlcdc.contract import Context, Sink
+from dsqlcdc.core.pipeline import Pipeline, Recipe
+from dsqlcdc.core.ports import CheckpointStore, DeadLetterStore, FragmentStore, Name
+from dsqlcdc.core.route import Route
+from dsqlcdc.core.tables import Rule, Tables
+from dsqlcdc.plugins import sink_factory
+from dsqlcdc.sources.budget import ReadLimits
+from dsqlcdc.sources.feeds import Feeds, open_feeds
+from dsqlcdc.sources.kinesis import KinesisSource
+from dsqlcdc.stores.files import FileDeadLetters
+from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
+from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
+from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
+
+
+class Assembly(msgspec.Struct, frozen=True):
+    """What one process runs: the pipelines, one a sink, and what they share."""
+
+    pipelines: Sequence[Pipeline]
+    feeds: Feeds
+    checkpoints: CheckpointStore
+    fragments: FragmentStore
+
+
+def aws_of(config: Config) -> Aws:
+    return Aws(region=config.aws.region, profile=config.aws.profile, endpoint_url=config.aws.endpoint_url)
+
+
+def open_checkpoints(config: Config, *, read_only: bool = False) -> CheckpointStore:
+    """The checkpoint store of a config. `read_only` makes no file: a state that is not there yet reads as empty."""
+    if config.state.type == "memory":
+        return MemoryCheckpoints()
+    return SqliteCheckpoints(config.path(config.state.path), read_only=read_only)
+
+
+def open_dead_letters(config: Config) -> DeadLetterStore:
+    return FileDeadLetters(config.path(config.dead_letters.path), config.sha256)
+
+
+def open_fragments(config: Config) -> FragmentStore:
+    """Where pieces of oversized rows wait, for all sinks of the process."""
+    names, fragments = tuple(config.sinks), config.fragments
+    if fragments.type == "memory":
+        return MemoryFragments(names, fragments.max_bytes)
+    return SqliteFragments(config.path(fragments.path), names, fragments.max_bytes)
+
+
+def make_sink(config: Config, name: str) -> Sink:
+    """The sink of a config by its name. Raises ValueError for options it does not take."""
+    sink = config.sinks[name]
+    context = Context(
+        config.pipeline,
+        name,
+        directory=str(config.directory),
+        region=config.aws.region,
+        profile=config.aws.profile,
+        endpoint_url=config.aws.endpoint_url,
+    )
+    return sink_factory(sink.type)(sink.options, context)
+
+
+def make_tables(config: Config) -> Tables:
+    return Tables({glob: Rule(key=table.key, model=_model(table.model)) for glob, table in config.tables.items()})
+
+
+@asynccontextmanager
+async def assemble(config: Config, *, once: bool = False, deadline: float | None = None) -> AsyncGenerator[Assembly, None]:
+    """Open everything a run needs and make its pipelines; leaving closes it all.
+
+    Raises ConfigError, Misconfigured (no such stream, access denied, an unusable state), Unavailable when the stream could not be asked
+    within `deadline` seconds (None: asked for ever).
+    """
+    checkpoints, letters, fragments = open_checkpoints(config), open_dead_letters(config), open_fragments(config)
+    try:
+        tables, source = make_tables(config), config.source
+        limits = ReadLimits(source.reads_per_second, source.bytes_per_second)
+        async with open_feeds(
+            source.stream, aws_of(config), limits=limits, poll=source.poll, prefetch=source.prefetch, deadline=deadline
+        ) as feeds:
+            pipelines = []
+            for name, sink in config.sinks.items():
+                reader = KinesisSource(
+                    feeds,
+                    pipeline=config.pipeline,
+                    sink=name,
+                    start=sink.start if sink.start is not None else source.start,
+                    on_trimmed=source.on_trimmed,
+                    on_gap=checkpoints.record_gap,
+                    skew=source.skew,
+                    once=once,
+                    deadline=deadline,
+                )
+                destination = make_sink(config, name)
+                pipelines.append(
+                    Pipeline(
+                        Recipe(
+                            name=Name(config.pipeline, name, feeds.stream),
+                            source=reader,
+                            sink=destination,
+                            tables=tables,
+                            checkpoints=checkpoints,
+                            dead_letters=letters,
+                            fragments=fragments,
+                            clock=time.time,
+                            random=random.random,
+                            route=Route(sink.tables, sink.ops),
+                            order=_order(sink, destination),
+                            lateness=source.lateness,
+                            max_age=config.fragments.max_age,
+                            room=max(_ROOM, int(destination.batching.bytes * 1.5)),
+                            deadline=deadline,
+                        )
+                    )
+                )
+            yield Assembly(pipelines, feeds, checkpoints, fragments)
+    finally:
+        await fragments.close()
+        await letters.close()
+        await checkpoints.close()

@@ -1,0 +1,144 @@
+"""A fast Kinesis in a process of its own: every reply is rendered before the first call, so that what is measured is the reader.
+
+    python fake_kinesis.py --shards 4 --records 400000 --page 10000 [--row-bytes 0] [--latency 0.005]
+
+Read only, no throttling, signatures unchecked. Prints `ready http://127.0.0.1:PORT` when all pages are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+from typing import Any
+
+from aiohttp import web
+
+T0 = 1_780_000_000_000_000_000
+CLUSTER = "kmabugltfmjdaj2siqr2qbxgju"
+SPACE = 1 << 128
+
+
+def record(n: int, row_bytes: int = 0) -> bytes:
+    """The n-th record: about 520 bytes in the shape of a DSQL CDC record, 1 in 21 a delete; with `row_bytes` a text column of that size."""
+    ts = T0 + n * 1_000_003
+    source = (
+        f'"source":{{"version":"1.0","ts_ms":{ts // 10**6},"ts_ns":{ts},"txId":"{n:026d}","schema":"public","table":"order_items",'
+        f'"db":"postgres","cluster":"{CLUSTER}"}},"ts_ms":{ts // 10**6 + 125},"ts_ns":{ts + 125_483_291}}}'
+    )
+    key = f'"order_id":{n // 8 + 100_000},"item_id":{n % 50}'
+    if n % 21 == 20 and not row_bytes:
+        return f'{{"type":"full","op":"d","before":{{{key}}},"after":null,{source}'.encode()
+    text = "x" * row_bytes if row_bytes else f"hello world, a somewhat longer text field: café no. {n % 1000}"
+    row = (
+        f'{{{key},"customer":"{n:08x}-1111-4222-8333-{n:012x}","quantity":{n % 90 + 1},"price":"{n % 900 + 10}.{n % 100:02d}",'
+        f'"status":"shipped","created_at":{ts // 1000},"note":"{text}"}}'
+    )
+    return f'{{"type":"full","op":"{"cu"[n % 3 == 0]}","before":null,"after":{row},{source}'.encode()
+
+
+def render(records: list[tuple[str, float, bytes]], following: str, behind: int) -> bytes:
+    """The body of one GetRecords reply."""
+    parts = [
+        b'{"SequenceNumber":"%b","ApproximateArrivalTimestamp":%.3f,"Data":"%b","PartitionKey":"%032x"}'
+        % (sequence.encode(), arrived, base64.b64encode(data), number)
+        for number, (sequence, arrived, data) in enumerate(records)
+    ]
+    return b'{"Records":[' + b",".join(parts) + b'],"NextShardIterator":"%b","MillisBehindLatest":%d}' % (following.encode(), behind)
+
+
+class Server:
+    def __init__(self, shards: int, records: int, page: int, row_bytes: int, latency: float) -> None:
+        self.count, self.latency = shards, latency
+        self.pages: dict[str, bytes] = {}
+        self.starts: dict[str, int] = {}
+        self.total: list[int] = []
+        self.page = page
+        for shard in range(shards):
+            mine = range(shard, records, shards)
+            self.total.append(len(mine))
+            for at in range(0, len(mine), page):
+                rows = [(self.sequence(shard, at + i), T0 / 1e9 + n / 1000, record(n, row_bytes)) for i, n in enumerate(mine[at : at + page])]
+                left = max(0, len(mine) - at - page)
+                self.pages[f"{shard}:{at}"] = render(rows, f"{shard}:{min(at + page, len(mine))}", left)
+
+    @staticmethod
+    def sequence(shard: int, index: int) -> str:
+        return f"4966{shard:02d}{index:050d}"
+
+    def shard(self, n: int) -> dict[str, Any]:
+        low, high = SPACE * n // self.count, SPACE * (n + 1) // self.count - 1
+        return {
+            "ShardId": f"shardId-{n:012d}",
+            "HashKeyRange": {"StartingHashKey": str(low), "EndingHashKey": str(high)},
+            "SequenceNumberRange": {"StartingSequenceNumber": self.sequence(n, 0)},
+        }
+
+    async def handle(self, request: web.Request) -> web.Response:
+        operation = request.headers["X-Amz-Target"].rpartition(".")[2]
+        asked = json.loads(await request.read() or b"{}")
+        if operation == "GetRecords":
+            await asyncio.sleep(self.latency)
+            iterator = asked["ShardIterator"]
+            shard, _, at = iterator.partition(":")
+            body = self.pages.get(iterator)
+            if body is None:
+                body = self.between(int(shard), int(at), iterator)
+            return web.Response(body=body, content_type="application/x-amz-json-1.1")
+        return web.json_response(self.answer(operation, asked), content_type="application/x-amz-json-1.1")
+
+    def between(self, shard: int, at: int, iterator: str) -> bytes:
+        """A reply that begins inside a page, or at the tip."""
+        if at >= self.total[shard]:
+            return b'{"Records":[],"NextShardIterator":"%b","MillisBehindLatest":0}' % iterator.encode()
+        first = at - at % self.page
+        whole = json.loads(self.pages[f"{shard}:{first}"])
+        whole["Records"] = whole["Records"][at - first :]
+        return json.dumps(whole).encode()
+
+    def answer(self, operation: str, asked: dict[str, Any]) -> dict[str, Any]:
+        if operation == "ListShards":
+            return {"Shards": [self.shard(n) for n in range(self.count)]}
+        if operation in ("DescribeStreamSummary", "DescribeStream"):
+            summary = {
+                "StreamName": "bench",
+                "StreamARN": "arn:aws:kinesis:us-east-1:123456789012:stream/bench",
+                "StreamStatus": "ACTIVE",
+                "RetentionPeriodHours": 8760,
+                "StreamCreationTimestamp": 1_700_000_000,
+                "EnhancedMonitoring": [],
+                "OpenShardCount": self.count,
+            }
+            return {"StreamDescriptionSummary": summary}
+        if operation == "GetShardIterator":
+            shard = int(asked["ShardId"].rpartition("-")[2])
+            kind, sequence = asked["ShardIteratorType"], asked.get("StartingSequenceNumber", "")
+            index = int(sequence[6:]) if sequence else 0
+            at = {"LATEST": self.total[shard], "AFTER_SEQUENCE_NUMBER": index + 1, "AT_SEQUENCE_NUMBER": index}.get(kind, 0)
+            return {"ShardIterator": f"{shard}:{at}"}
+        raise web.HTTPBadRequest(text=f"no {operation} here")
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--records", type=int, default=400_000)
+    parser.add_argument("--page", type=int, default=10_000)
+    parser.add_argument("--row-bytes", type=int, default=0)
+    parser.add_argument("--latency", type=float, default=0.005)
+    asked = parser.parse_args()
+    server = Server(asked.shards, asked.records, asked.page, asked.row_bytes, asked.latency)
+    app = web.Application()
+    app.router.add_post("/", server.handle)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    print(f"ready http://{host}:{port}", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

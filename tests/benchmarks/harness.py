@@ -1,0 +1,106 @@
+"""What the benchmarks share: servers and commands as processes of their own, CPU and memory as the system counts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).parent
+DSQLCDC = [sys.executable, "-P", "-m", "dsqlcdc.cli"]
+ENVIRONMENT = {
+    **os.environ,
+    "AWS_ACCESS_KEY_ID": "a",
+    "AWS_SECRET_ACCESS_KEY": "b",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+class Run(NamedTuple):
+    """`cpu`: user and system seconds of the whole process; `rss`: its peak, MiB."""
+
+    out: str
+    cpu: float
+    rss: float
+    code: int
+
+
+@contextmanager
+def kinesis(**options: Any) -> Iterator[str]:
+    """The fast Kinesis of fake_kinesis.py; its endpoint."""
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    server = subprocess.Popen([sys.executable, str(HERE / "fake_kinesis.py"), *words], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield server.stdout.readline().split()[1]
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def run(command: Sequence[str], timeout: float = 300) -> Run:
+    """A command to its end."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err, text=True, env=ENVIRONMENT)
+        code, usage = _wait(process, timeout)
+        out.seek(0)
+        err.seek(0)
+        assert code in (0, 4), f"{' '.join(command)} ended with {code}: {err.read()[-2000:]}"
+        return Run(out.read(), usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, code)
+
+
+def _wait(process: subprocess.Popen[str], timeout: float) -> Any:
+    import signal
+
+    def late(*_: object) -> None:
+        process.kill()
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(int(timeout))
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        return process.returncode, usage
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def config(directory: Path, endpoint: str, sink: str = "{type: drop}", *, name: str = "bench", more: str = "") -> Path:
+    """A config that reads the bench stream as fast as it can."""
+    path = directory / "bench.yaml"
+    path.write_text(
+        f"""\
+pipeline: {name}
+aws: {{region: us-east-1, endpoint_url: "{endpoint}"}}
+source: {{stream: bench, reads_per_second: 1000, bytes_per_second: 10GiB}}
+tables: {{"public.order_items": {{key: [order_id, item_id]}}}}
+sinks: {{out: {sink}}}
+state: {{type: sqlite, path: state.db}}
+dead_letters: {{type: files, path: dead}}
+fragments: {{type: sqlite, path: fragments.db}}
+{more}"""
+    )
+    return path
+
+
+def summary(out: str) -> dict[str, Any]:
+    """The last line of `run --once --json`."""
+    found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+    return found
+
+
+def table(title: str, rows: Sequence[Sequence[object]], heads: Sequence[str]) -> None:
+    """Print a table of figures."""
+    cells = [[str(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(heads))]
+    print(f"\n{title}")
+    for row in cells:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))

@@ -1,0 +1,122 @@
+"""Speed, as ratios within one run. What is compared takes turns, so that a noisy machine is noisy for both."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dsqlcdc.contract import Outcome
+from dsqlcdc.core.ledger import Ledger
+from dsqlcdc.core.records import Page, Record
+from dsqlcdc.core.sequence import Unique
+from dsqlcdc.core.tables import Rule, Tables
+from tests.benchmarks import harness
+from tests.benchmarks.boto3_loop import __file__ as BOTO3_LOOP
+from tests.benchmarks.fake_kinesis import record, render
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
+
+ROUNDS = 5
+
+
+class FloorRecord(msgspec.Struct, gc=False, rename="pascal"):
+    sequence_number: str
+    approximate_arrival_timestamp: float
+    data: bytes
+
+
+class FloorBody(msgspec.Struct, rename="pascal"):
+    records: list[FloorRecord]
+
+
+class FloorOrigin(msgspec.Struct, gc=False):
+    ts_ns: int
+    schema: str
+    table: str
+
+
+class FloorEnvelope(msgspec.Struct, gc=False):
+    source: FloorOrigin
+    op: str
+    before: msgspec.Raw = msgspec.Raw(b"null")
+    after: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Body(msgspec.Struct, rename="pascal"):
+    records: list[Record]
+
+
+def test_wire_to_change_is_within_reach_of_the_msgspec_floor() -> None:
+    """A page's body to raw, keyed, de-duplicated changes whose debts are settled, against decoding body and envelopes alone."""
+    pages = [
+        render([(f"{p:06d}{n:050d}", 1.78e9 + n, record(p * 1000 + n)) for n in range(1000)], "next", 1)
+        for p in range(50)
+    ]
+    floor_body, floor_envelope = msgspec.json.Decoder(FloorBody).decode, msgspec.json.Decoder(FloorEnvelope).decode
+    body = msgspec.json.Decoder(Body).decode
+
+    def floor() -> int:
+        return sum(len([floor_envelope(r.data) for r in floor_body(page).records]) for page in pages)
+
+    def road() -> int:
+        tables, ledger = Tables({"public.*": Rule(key=("order_id", "item_id"))}), Ledger()
+        unique, count = Unique(ledger, 1800.0), 0
+        for page in pages:
+            records = body(page).records
+            debt = ledger.enter(Page("shard", records))
+            changes = [tables.read("shard", r) for r in records]
+            going, owed = unique.admit(changes, range(debt, debt + len(changes)))  # type: ignore[arg-type]
+            ledger.settle(owed, Outcome.DELIVERED)
+            count += len(going)
+        return count
+
+    floor_rate, road_rate = _turns(floor, road, 50_000)
+    ratio = road_rate / floor_rate
+    harness.table(
+        "wire -> Change (raw rows, keyed, de-duplicated), records a CPU second",
+        [("msgspec floor", f"{floor_rate:,.0f}", ""), ("dsqlcdc", f"{road_rate:,.0f}", f"{ratio:.2f} (at least 0.30)")],
+        ("", "records/s", "ratio"),
+    )
+    assert ratio >= 0.30
+
+
+def _turns(one: Callable[[], int], two: Callable[[], int], records: int) -> tuple[float, float]:
+    """Best records a CPU second of each, taken in turns."""
+    best = [0.0, 0.0]
+    for _ in range(ROUNDS):
+        for n, work in enumerate((one, two)):
+            began = time.process_time()
+            assert work() == records
+            best[n] = max(best[n], records / (time.process_time() - began))
+    return best[0], best[1]
+
+
+def test_the_daemon_reads_at_twice_the_documented_boto3_loop(tmp_path: Path) -> None:
+    """The real command over HTTP into `drop`, SQLite checkpoints on; whole processes, start-up included, counted at the sink."""
+    count, rates = 400_000, dict[str, list[float]]()
+    rss: dict[str, float] = {}
+    with harness.kinesis(records=count, page=10_000) as endpoint:
+        for turn in range(3):
+            directory = tmp_path / str(turn)
+            directory.mkdir()
+            command = [*harness.DSQLCDC, "run", str(harness.config(directory, endpoint)), "--once", "--json"]
+            ours = harness.run(command)
+            sink = harness.summary(ours.out)["sinks"]["out"]
+            assert (sink["read"], sink["settled"]["delivered"], sink["open"]) == (count, count, 0)
+            theirs = harness.run([harness.sys.executable, "-P", str(BOTO3_LOOP), endpoint, str(count)])
+            for name, done in (("dsqlcdc", ours), ("boto3 loop", theirs)):
+                rates.setdefault(name, []).append(count / done.cpu)
+                rss[name] = done.rss
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    ratio = medians["dsqlcdc"] / medians["boto3 loop"]
+    harness.table(
+        "whole process over HTTP, 4 shards, records a CPU second (median of 3)",
+        [(n, f"{r:,.0f}", f"{1e6 / r:.2f}", f"{rss[n]:.0f}") for n, r in medians.items()] + [("ratio", f"{ratio:.2f}", "at least 2", "")],
+        ("", "records/s", "CPU s a million", "peak RSS MiB"),
+    )
+    assert ratio >= 2.0
