@@ -18,7 +18,7 @@ from dsqlcdc.sources.cache import PageCache
 from dsqlcdc.sources.counts import Counters
 from dsqlcdc.sources.service import Expired, Oversize, Service, Throttled
 from dsqlcdc.sources.shards import Shard
-from dsqlcdc.sources.share import Share
+from dsqlcdc.sources.share import Room, Share
 
 ITERATOR_LIFE = 285.0
 """Seconds an iterator is used; the service lets them expire after 300."""
@@ -26,6 +26,7 @@ ROOM_PATIENCE = 5.0
 """Seconds an answer's body is left unread for want of room, before it is dropped."""
 PAGE_RECORDS = 10_000
 _SMALL = 64 * 1024
+_WALK = 60.0
 
 
 class Cursor(msgspec.Struct):
@@ -140,19 +141,31 @@ class Feed:
             if wait > 0:
                 await asyncio.sleep(wait)
                 continue
-            reserved = self._expected
-            await share.reserve(reserved)
-            held = reserved
+            room = Room(share, self._expected)
+            await room.open()
             try:
                 async with self._turn(-number(cursor.position)):
                     if self._lookup(cursor) is None and max(self._budget.free_at, self._due(cursor)) <= loop.time():
-                        fetched, held = await self._fetch(cursor, share, reserved)
-                        result = self._take(cursor, fetched)
-                        held, kept_bytes = 0, held
-                        return result, kept_bytes
+                        fetched = await self._walk(cursor, room)
+                        return self._take(cursor, fetched), room.keep(fetched.size)
             finally:
-                if held:
-                    share.release(held)
+                room.close()
+
+    async def _walk(self, cursor: Cursor, room: Room) -> Fetched:
+        """Fetch on, past answers without a new record, as long as there are more and the tip is not reached.
+
+        In one turn and one room: where room is scarce, an iterator given back to the queue might expire there every time, and reading begin
+        again AT the same record for ever.
+        """
+        loop = asyncio.get_running_loop()
+        until, begun = loop.time() + _WALK, False
+        while True:
+            fetched = await self._fetch(cursor, room)
+            fetched.begun = begun = fetched.begun or begun
+            if fetched.records or fetched.ended or fetched.behind == 0 or loop.time() > until:
+                return fetched
+            self._take(cursor, fetched)
+            await asyncio.sleep(self._budget.free_at - loop.time())
 
     def _due(self, cursor: Cursor) -> float:
         if self._tip is None or self._tip[1] != cursor.seen or self._tip[0] != cursor.position:
@@ -233,7 +246,7 @@ class Feed:
                 future.set_result(None)
                 return
 
-    async def _fetch(self, cursor: Cursor, share: Share, reserved: int) -> tuple[Fetched, int]:
+    async def _fetch(self, cursor: Cursor, room: Room) -> Fetched:
         loop = asyncio.get_running_loop()
         iterator, verifying, begun = cursor.iterator, cursor.verifying, False
         if iterator is None or cursor.verify or loop.time() - cursor.iterator_at > ITERATOR_LIFE:
@@ -243,18 +256,15 @@ class Feed:
             cursor.iterator, cursor.iterator_at, cursor.verify = iterator, loop.time(), False
             cursor.verifying = verifying = cursor.position.kind == "after"
             begun = True
-        held = reserved
 
         async def admit(length: int) -> None:
-            nonlocal held
             self._expected = max(_SMALL, length)
             deadline = loop.time() + ROOM_PATIENCE
-            while length > held and not share.grow(held, length):
+            while not room.widen(length):
                 if loop.time() >= deadline:
                     self._budget.received(length * 3 // 4, loop.time())  # the service counts it as read
                     raise Oversize(length, f"shard {self.shard}")
                 await asyncio.sleep(0.05)
-            held = max(held, length)
 
         sent_at = self._now()
         self._budget.sent(loop.time())
@@ -264,27 +274,20 @@ class Feed:
         except Expired:
             cursor.iterator = None
             self._counters.count("expired")
-            self._restore(share, held, reserved)
             raise
         except Throttled as error:
             self._refusals = min(self._refusals + 1, 6)
             wait = max(error.after or 0.0, (0.2 + 0.8 * self._random()) * min(5.0, 0.25 * 2**self._refusals))
             self._budget.throttled(wait, loop.time())
             self._counters.count("throttles")
-            self._restore(share, held, reserved)
-            raise
-        except BaseException:
-            self._restore(share, held, reserved)
             raise
         self._refusals = 0
         payload = sum(len(record.data) for record in reply.records)
-        size = payload + 300 * len(reply.records)
         self._budget.received(payload, loop.time())
         self._heard(reply.now)
         self._counters.received(len(reply.records), payload)
         self._expected = max(_SMALL, reply.size)
-        share.grow(held, size)
-        fetched = self._fetched(cursor, reply.records, reply.iterator, verifying, size)
+        fetched = self._fetched(cursor, reply.records, reply.iterator, verifying)
         fetched.begun, fetched.now = begun, reply.now or sent_at
         fetched.behind, fetched.children = reply.behind, tuple(reply.children)
         self._keep(fetched)
@@ -293,13 +296,9 @@ class Feed:
             last = reply.records[-1] if reply.records else None
             where = Position("after", last.sequence_number, last.arrived) if last else cursor.position
             self._tip = (where, fetched.serial, loop.time() + (min(pause, 0.25) if last else pause))
-        return fetched, size
+        return fetched
 
-    def _restore(self, share: Share, held: int, reserved: int) -> None:
-        if held != reserved:
-            share.grow(held, reserved)
-
-    def _fetched(self, cursor: Cursor, records: list[Record], iterator: str | None, verifying: bool, size: int) -> Fetched:
+    def _fetched(self, cursor: Cursor, records: list[Record], iterator: str | None, verifying: bool) -> Fetched:
         wanted = cursor.position.sequence
         found, decided = True, True
         if verifying:
@@ -317,7 +316,7 @@ class Feed:
             at=asyncio.get_running_loop().time(),
             now=0.0,
             behind=0,
-            size=size,
+            size=sum(len(record.data) for record in records) + 300 * len(records),
             lo=lo,
             hi=int(records[-1].sequence_number) if records else lo,
             found=found,

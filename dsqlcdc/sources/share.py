@@ -58,3 +58,36 @@ class Share:
             if not future.done():
                 self.held += size
                 future.set_result(None)
+
+
+class Room:
+    """The part of a share that one reading holds, until what was read is known."""
+
+    def __init__(self, share: Share, size: int) -> None:
+        self._share = share
+        self._size = size
+        self._open = False
+
+    async def open(self) -> None:
+        await self._share.reserve(self._size)
+        self._open = True
+
+    def widen(self, size: int) -> bool:
+        """Hold at least `size` bytes, if they fit now."""
+        if size > self._size:
+            if not self._share.grow(self._size, size):
+                return False
+            self._size = size
+        return True
+
+    def keep(self, size: int) -> int:
+        """Give back all but `size` bytes, which the caller releases later."""
+        self._share.grow(self._size, size)
+        self._open = False
+        return size
+
+    def close(self) -> None:
+        """Give all back, unless it was kept."""
+        if self._open:
+            self._open = False
+            self._share.release(self._size)
