@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import google_crc32c
 import msgspec
@@ -45,12 +45,13 @@ class _Fragment(msgspec.Struct):
     data: str
 
 
+_crc32c: Callable[[bytes], int] = google_crc32c.value
 _fragment = msgspec.json.Decoder(_Fragment).decode
 
 
 def digest(part: Part) -> int:
     """Tells whether a part that comes again is the same."""
-    return int(google_crc32c.value(part.text))
+    return _crc32c(part.text)
 
 
 def insert(connection: sqlite3.Connection, grp: str, part: Part) -> int:

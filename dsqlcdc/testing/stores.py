@@ -31,6 +31,8 @@ from dsqlcdc.core.ports import (
 from dsqlcdc.core.records import END, TRIM_HORIZON, Mark, Position
 from dsqlcdc.errors import Held, Misconfigured
 
+_crc32c: Callable[[bytes], int] = google_crc32c.value
+
 NAME = Name("pipe", "lake", "orders@1750000000")
 _SEQUENCE = "49671246667567228643283430150187087032206582658"
 
@@ -249,7 +251,7 @@ def cut(row: str, images: dict[str, list[bytes]], *, arrived: float = 1000.0) ->
     parts: list[Part] = []
     for image, texts in images.items():
         chunk_id = f"{row}.{image}" if needs else row
-        needs[image] = Need(chunk_id, len(texts), google_crc32c.value(b"".join(texts)))
+        needs[image] = Need(chunk_id, len(texts), _crc32c(b"".join(texts)))
         for index, text in enumerate(texts):
             raw = msgspec.json.encode({"type": "fragment", "chunk_id": chunk_id, "index": index, "data": text.decode()})
             parts.append(Part(chunk_id, index, raw, text, f"shard-{index % 3}", str(len(parts) + 1), arrived))

@@ -10,7 +10,7 @@ import pytest
 
 from dsqlcdc.core.ports import CheckpointStore, Commit, DeadLetter, DeadLetterStore, FragmentStore, Name, Part
 from dsqlcdc.stores import letters, parking, pieces
-from dsqlcdc.stores.file_dead_letters import FileDeadLetters
+from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints

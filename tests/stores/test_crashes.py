@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ asyncio.run(main())
 """
 
 COMMITS = """
-import asyncio, sys
+import asyncio, os, signal, sys
 from dsqlcdc.core.ports import Commit, Memory, Name
 from dsqlcdc.core.records import Mark, Position
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
@@ -43,6 +44,12 @@ async def main():
     await store.hold(name)
     found = await store.load(name)
     at = int(found.marks["shard"].position.sequence) if found else 0
+    left = int(sys.argv[3])  # statements to live after the first commit; -1: until killed
+    def tick(statement):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
     while True:
         at += 1
         marks, memory = {"shard": Mark(Position("after", str(at)))}, Memory("ids", float(at), at.to_bytes(16, "big") * 500)
@@ -52,6 +59,8 @@ async def main():
         else:
             await store.commit(name, Commit(marks, memory, at - 20.0, word=str(at).encode()))
         print(at, flush=True)
+        if left > 0:
+            store._database._connection.set_trace_callback(tick)
 asyncio.run(main())
 """
 
@@ -73,7 +82,7 @@ asyncio.run(main())
 
 
 @contextmanager
-def child(code: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+def child(code: str, *arguments: str | Path | int) -> Iterator[subprocess.Popen[str]]:
     """Start a process; it is killed at the latest when the block ends."""
     source = str(Path(dsqlcdc.__file__).parents[1])
     with subprocess.Popen(
@@ -90,50 +99,55 @@ def child(code: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
             process.wait()
 
 
-def killed_while_working(code: str, *arguments: str | Path, lines: int) -> list[str]:
-    """Run a child, kill it after about so many acknowledgements, and give all that it acknowledged."""
+def acknowledged(code: str, *arguments: str | Path | int, lines: int | None = None) -> list[str]:
+    """Run a child, kill it after so many acknowledgements (None: it kills itself), and give all that it acknowledged."""
     with child(code, *arguments) as process:
         assert process.stdout is not None
-        acknowledged = [process.stdout.readline() for _ in range(lines)]
-        process.kill()
-        acknowledged += process.stdout.readlines()
-    return [line.strip() for line in acknowledged if line.endswith("\n")]
+        if lines is None:
+            found = process.stdout.readlines()
+            assert process.wait() == -signal.SIGKILL
+        else:
+            found = [process.stdout.readline() for _ in range(lines)]
+            process.kill()
+            found += process.stdout.readlines()
+    return [line.strip() for line in found if line.endswith("\n")]
 
 
-async def life(path: Path, how: str, lines: int) -> tuple[int, int, list[int]]:
+async def life(path: Path, how: str, *, statements: int = -1, lines: int | None = None) -> tuple[int, int, list[int]]:
     """One life: the last acknowledged commit, and then the mark and the memories found by the next runner."""
-    last = int(killed_while_working(COMMITS, path, how, lines=lines)[-1])
+    last = int(acknowledged(COMMITS, path, how, statements, lines=lines)[-1])
     store = SqliteCheckpoints(path)
     await store.hold(NAME)
     found = await store.load(NAME)
     await store.close()
     assert found is not None
-    assert how == "two transactions" or int(found.word) == int(found.marks["shard"].position.sequence)
-    memories = [int.from_bytes(memory.blob[:16], "big") for memory in found.memories]
-    return last, int(found.marks["shard"].position.sequence), memories
+    mark = int(found.marks["shard"].position.sequence)
+    assert how == "two transactions" or int(found.word) == mark
+    return last, mark, [int.from_bytes(memory.blob[:16], "big") for memory in found.memories]
 
 
 async def test_what_was_acknowledged_survives_kill_9_and_ids_agree_with_marks(tmp_path: Path) -> None:
     dice = random.Random(3)
-    for _ in range(6):
-        last, mark, memories = await life(tmp_path / "state.db", "one transaction", dice.randint(1, 60))
+    lives: list[dict[str, int]] = [{"lines": dice.randint(1, 60)} for _ in range(6)]
+    lives += [{"statements": statement} for statement in range(1, 13)]  # each statement of a commit, and into the next
+    for limits in lives:
+        last, mark, memories = await life(tmp_path / "state.db", "one transaction", **limits)
         assert last <= mark <= last + 1
         assert memories == list(range(max(1, mark - 20), mark + 1))
 
 
 async def test_marks_and_ids_in_two_transactions_are_caught_by_kill_9(tmp_path: Path) -> None:
-    dice = random.Random(4)
-    for _ in range(25):
-        _, mark, memories = await life(tmp_path / "state.db", "two transactions", dice.randint(1, 20))
+    for statement in range(1, 20):
+        _, mark, memories = await life(tmp_path / "state.db", "two transactions", statements=statement)
         if memories[-1:] != [mark]:
             return
-    pytest.fail("25 kills never came between the two transactions")
+    pytest.fail("no statement lies between the two transactions")
 
 
 async def test_parts_that_were_acknowledged_survive_kill_9(tmp_path: Path) -> None:
     dice, at, path = random.Random(5), 1, tmp_path / "fragments.db"
     for _ in range(4):
-        lines = killed_while_working(PARKS, path, str(at), lines=dice.randint(2, 30))
+        lines = acknowledged(PARKS, path, at, lines=dice.randint(2, 30))
         store = SqliteFragments(path, ["a", "b"])
         kept = {(part.chunk_id, part.index) for part in await store.overdue("b", float("inf"))}
         for line in lines:

@@ -15,7 +15,7 @@ import pytest
 from dsqlcdc.core.ports import DeadLetter
 from dsqlcdc.errors import Misconfigured, Unavailable
 from dsqlcdc.stores import letters
-from dsqlcdc.stores.file_dead_letters import FileDeadLetters
+from dsqlcdc.stores.files import FileDeadLetters
 
 LETTER = DeadLetter(
     pipeline="orders",
