@@ -133,6 +133,7 @@ CODES: Mapping[str, Kind] = _codes(
             PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException MalformedPolicyDocument MalformedXML
             MethodNotAllowed NotImplemented EntityTooLarge KeyTooLongError PreconditionFailed ConditionalCheckFailedException
             ServiceQuotaExceededException KMSDisabledException KMSInvalidStateException KMSOptInRequired InvalidObjectState
+            DryRunOperationException
             ItemCollectionSizeLimitExceededException""",
         Kind.CREDENTIALS: """
             UnrecognizedClientException InvalidClientTokenId InvalidAccessKeyId InvalidToken InvalidTokenId SignatureDoesNotMatch

@@ -113,7 +113,7 @@ def test_latest_means_the_services_now_for_every_shard_and_nothing_is_lost_after
         await asyncio.sleep(50)  # the process died before its first read
         new = [service.put(shard, count=3) for shard in ids(service)]
         log = await read_once(await feeds_over(service), Checkpoint(marks), start="trim_horizon")
-        assert sorted(log.sequences()) == sorted(sum(new, []))
+        assert sorted(log.sequences()) == sorted(new[0] + new[1])
 
     run(main())
 
@@ -168,7 +168,7 @@ def test_a_hole_in_the_hash_range_is_an_error_that_names_it() -> None:
 def test_a_hole_that_a_reshard_shows_for_a_moment_is_asked_about_again() -> None:
     async def main() -> None:
         service = FakeService(1)
-        left, right = service.split("shardId-000000000000")
+        _, right = service.split("shardId-000000000000")
         service.hidden.add(right)
         service.put(right, count=1)
         asyncio.get_running_loop().call_later(2, service.hidden.clear)

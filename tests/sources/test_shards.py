@@ -16,7 +16,7 @@ Readable = Callable[[Iterable[Shard], Collection[str]], list[Shard]]
 class History:
     """Reshards, and for a sample of hash keys the shards that held them, in the order of time."""
 
-    KEYS = [HASH_END * n // 16 for n in range(16)]
+    KEYS = tuple(HASH_END * n // 16 for n in range(16))
 
     def __init__(self, shards: int) -> None:
         self.shards: dict[str, Shard] = {}

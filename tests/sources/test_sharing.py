@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -33,7 +34,7 @@ def test_a_budget_never_allows_more_than_the_services_limits(reads: list[tuple[f
     for i, (at, _) in enumerate(sent):
         within = [s for s in sent[i:] if s[0] < at + 1.0]
         assert len(within) <= 5
-    for (at, size), (following, _) in zip(sent, sent[1:], strict=False):
+    for (at, size), (following, _) in pairwise(sent):
         assert following - at >= size / 2_000_000
 
 
@@ -226,7 +227,7 @@ def test_a_shard_too_far_ahead_of_the_slowest_pauses() -> None:
 def test_a_shard_that_cannot_be_read_at_all_does_not_lock_the_others_up_for_good() -> None:
     async def main() -> None:
         service = FakeService(2, page=1)
-        one, two = service.shards
+        one, _ = service.shards
         for n in range(20):
             service.put(one, arrived=EPOCH - 10_000 + 100 * n)
         log = await read_once(await feeds_over(service), skew=1.0)

@@ -173,8 +173,7 @@ def test_a_long_pause_of_the_sink_beyond_the_retention_is_found_while_running() 
             service.put(SHARD, count=2)
             source._share.release(10**9)
             with pytest.raises(Lost):
-                while True:
-                    log.take(await anext(pages))
+                [page async for page in pages]
         assert len(gaps.stored) == 1
 
     run(main())
