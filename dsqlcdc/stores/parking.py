@@ -163,13 +163,11 @@ def expire(connection: sqlite3.Connection, keep: float) -> None:
     horizon = newest - keep
     for name, _ in [*_judged_by_all(connection, horizon), *_done_by_holders(connection, horizon)]:
         drop(connection, name)
-    old = connection.execute(
-        "SELECT grp, done.sink FROM done JOIN sink ON sink.id = done.sink WHERE newest < CASE WHEN active THEN clock - ? ELSE ? END",
-        (keep, horizon),
-    ).fetchall()
-    for grp, sink in old:
-        connection.execute("DELETE FROM done WHERE grp = ? AND sink = ?", (grp, sink))
-        _forget_chunks(connection, grp)
+    for sink, clock in connection.execute("SELECT id, CASE WHEN active THEN clock ELSE ? END FROM sink", (newest,)).fetchall():
+        old = connection.execute("SELECT grp FROM done WHERE sink = ? AND newest < ?", (sink, clock - keep)).fetchall()
+        for (grp,) in old:
+            connection.execute("DELETE FROM done WHERE grp = ? AND sink = ?", (grp, sink))
+            _forget_chunks(connection, grp)
 
 
 def drop(connection: sqlite3.Connection, grp: str) -> None:

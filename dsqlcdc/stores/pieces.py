@@ -45,7 +45,7 @@ class _Fragment(msgspec.Struct):
     data: str
 
 
-_crc32c: Callable[[bytes], int] = google_crc32c.value
+_crc32c: Callable[[bytes], int] = google_crc32c.value  # pyright: ignore[reportUnknownVariableType] (no stubs)
 _fragment = msgspec.json.Decoder(_Fragment).decode
 
 

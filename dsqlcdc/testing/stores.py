@@ -31,7 +31,7 @@ from dsqlcdc.core.ports import (
 from dsqlcdc.core.records import END, TRIM_HORIZON, Mark, Position
 from dsqlcdc.errors import Held, Misconfigured
 
-_crc32c: Callable[[bytes], int] = google_crc32c.value
+_crc32c: Callable[[bytes], int] = google_crc32c.value  # pyright: ignore[reportUnknownVariableType] (no stubs)
 
 NAME = Name("pipe", "lake", "orders@1750000000")
 _SEQUENCE = "49671246667567228643283430150187087032206582658"

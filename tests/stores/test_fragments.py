@@ -179,3 +179,20 @@ async def test_large_pieces_are_stored_once(tmp_path: Path) -> None:
     await store.close()
     size = (tmp_path / "f.db").stat().st_size
     assert size < 1.05 * sum(len(part.raw) for part in parts)
+
+
+async def test_the_markers_of_a_sink_that_is_gone_age_by_what_the_others_add(tmp_path: Path) -> None:
+    path, parts = tmp_path / "f.db", row("r", 1 * DAY)
+    both = SqliteFragments(path, ["a", "gone"])
+    for part in parts:
+        await both.add("gone", part)
+    await both.done("gone", ["r"])
+    await both.close()
+    for day, state in ((8.9, "done"), (9.1, "waiting")):
+        alone = SqliteFragments(path, ["a"])
+        await alone.add("a", row(f"day-{day}", day * DAY)[0])
+        await alone.done("a", ["r"])
+        await alone.close()
+        both = SqliteFragments(path, ["a", "gone"])
+        assert (await both.add("gone", parts[1])).state == state
+        await both.close()
