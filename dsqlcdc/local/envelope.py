@@ -82,11 +82,11 @@ def _cut(envelope: dict[str, Any], limit: int, rng: random.Random) -> list[bytes
     out: list[bytes] = []
     chunked: dict[str, Any] = {}
     main = {**envelope, "type": "chunked", "chunked": chunked}
-    for image in sorted(("before", "after"), key=lambda name: len(bytes(envelope[name])), reverse=True):
-        if out and len(msgspec.json.encode(main)) < limit:
-            break
-        text = bytes(envelope[image])
-        if text == b"null":
+    before: msgspec.Raw = envelope["before"]
+    after: msgspec.Raw = envelope["after"]
+    images = [("before", bytes(before)), ("after", bytes(after))]
+    for image, text in sorted(images, key=lambda item: len(item[1]), reverse=True):
+        if text == b"null" or (out and len(msgspec.json.encode(main)) < limit):
             continue
         chunk_id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
         slices = cut_text(text, max(4, limit // 2 - 200))
@@ -94,7 +94,8 @@ def _cut(envelope: dict[str, Any], limit: int, rng: random.Random) -> list[bytes
             msgspec.json.encode({"type": "fragment", "chunk_id": chunk_id, "index": index, "data": piece.decode()})
             for index, piece in enumerate(slices)
         ]
-        chunked[image] = {"chunk_id": chunk_id, "total_fragments": len(slices), "crc32c": str(google_crc32c.value(text))}
+        crc: int = google_crc32c.value(text)
+        chunked[image] = {"chunk_id": chunk_id, "total_fragments": len(slices), "crc32c": str(crc)}
         main[image] = None
     return [*out, msgspec.json.encode(main)]
 

@@ -23,7 +23,10 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Others:
-    """moto behind an awaitable `call`. It is loaded at the first call: Kinesis and DSQL alone start at once."""
+    """moto behind an awaitable `call`. It is loaded at the first call: Kinesis and DSQL alone start at once.
+
+    What moto holds belongs to the process: two embedded AWS in one process have the same buckets and roles.
+    """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dsqlcdc-moto")
@@ -86,12 +89,14 @@ class Others:
             return False
         from moto.backends import get_backend
 
-        buckets = get_backend("s3")[ACCOUNT]["aws"].buckets
-        source, target = (buckets, self._put_aside) if gone else (self._put_aside, buckets)
-        bucket = source.pop(name, None)
-        if bucket is None:
+        backends: Any = get_backend("s3")
+        buckets, owners = backends[ACCOUNT]["aws"].buckets, backends.bucket_accounts
+        if gone and name in buckets:
+            self._put_aside[name] = buckets.pop(name), owners.pop(name, None)
+        elif not gone and name in self._put_aside:
+            buckets[name], owners[name] = self._put_aside.pop(name)
+        else:
             return False
-        target[name] = bucket
         return True
 
 

@@ -112,7 +112,7 @@ class Stream:
         return self._born
 
     def _open(self, start: int, end: int, born: int, *parents: Shard) -> Shard:
-        now = self._clock.now()
+        now = self._clock.now() if parents else self.created
         shard = Shard(self._made, born, start, end, now, tuple(parent.id for parent in parents))
         self._made += 1
         self.shards[shard.id] = shard
