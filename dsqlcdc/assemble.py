@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,15 +16,19 @@ from dsqlcdc.contract import Context, Sink
 from dsqlcdc.core.pipeline import Pipeline, Recipe
 from dsqlcdc.core.ports import CheckpointStore, DeadLetterStore, FragmentStore, Name
 from dsqlcdc.core.route import Route
-from dsqlcdc.core.tables import Rule, Tables
+from dsqlcdc.core.tables import Model, Rule, Tables
 from dsqlcdc.plugins import sink_factory
 from dsqlcdc.sources.budget import ReadLimits
 from dsqlcdc.sources.feeds import Feeds, open_feeds
 from dsqlcdc.sources.kinesis import KinesisSource
-from dsqlcdc.stores.files import FileDeadLetters
+from dsqlcdc.stores.file_dead_letters import FileDeadLetters
 from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
+
+
+_ROOM = 96 * 1024 * 1024
+"""Bytes in flight of one pipeline, at least: a few of the largest rows, and one batch being written while the next one fills."""
 
 
 class Assembly(msgspec.Struct, frozen=True):
@@ -43,11 +48,11 @@ def open_checkpoints(config: Config, *, read_only: bool = False) -> CheckpointSt
     """The checkpoint store of a config. `read_only` makes no file: a state that is not there yet reads as empty."""
     if config.state.type == "memory":
         return MemoryCheckpoints()
-    return SqliteCheckpoints(config.path(config.state.path), read_only=read_only)
+    return SqliteCheckpoints(config.state.path, read_only=read_only)
 
 
 def open_dead_letters(config: Config) -> DeadLetterStore:
-    return FileDeadLetters(config.path(config.dead_letters.path), config.sha256)
+    return FileDeadLetters(config.dead_letters.path, config.sha256)
 
 
 def open_fragments(config: Config) -> FragmentStore:
@@ -55,7 +60,7 @@ def open_fragments(config: Config) -> FragmentStore:
     names, fragments = tuple(config.sinks), config.fragments
     if fragments.type == "memory":
         return MemoryFragments(names, fragments.max_bytes)
-    return SqliteFragments(config.path(fragments.path), names, fragments.max_bytes)
+    return SqliteFragments(fragments.path, names, fragments.max_bytes)
 
 
 def make_sink(config: Config, name: str) -> Sink:
@@ -74,6 +79,25 @@ def make_sink(config: Config, name: str) -> Sink:
 
 def make_tables(config: Config) -> Tables:
     return Tables({glob: Rule(key=table.key, model=_model(table.model)) for glob, table in config.tables.items()})
+
+
+def _model(path: str | None) -> Model | None:
+    if path is None:
+        return None
+    from dsqlcdc.columns import decode, load_model, row_json
+
+    model = load_model(path)
+
+    def read(image: msgspec.Raw) -> tuple[Any, bytes]:
+        row = decode(model, image)
+        return row, row_json(row)
+
+    return read
+
+
+def _order(sink: SinkConfig, destination: Sink) -> Literal["unique", "latest"]:
+    order = sink.order or destination.order
+    return "latest" if order == "latest" else "unique"
 
 
 @asynccontextmanager

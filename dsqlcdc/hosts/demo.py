@@ -22,6 +22,7 @@ from dsqlcdc.local.generator import Commit
 from dsqlcdc.streams.provision import Plan, provision
 
 Say = Callable[[str], None]
+Watch = Callable[[config_module.Config], list[daemon.Watcher]]
 
 BUCKET, STREAM, PREFIX = "demo-lake", "orders-cdc", "cdc/"
 ROUNDS = 5
@@ -65,7 +66,9 @@ def _balanced(sink: dict[str, Any]) -> bool:
     return bool(sink["read"] == sum(sink["settled"].values()) + sink["open"])
 
 
-async def demo(*, directory: Path | None = None, port: int = 0, say: Say, stay: bool = False, watchers: list[daemon.Watcher] | None = None) -> Report:
+async def demo(
+    *, directory: Path | None = None, port: int = 0, say: Say, stay: bool = False, watch: Watch = lambda config: []
+) -> Report:
     """Run it; the report. `port` of the http page, 0: none is named and one is drawn. With `stay` everything goes on until cancelled.
 
     Leaves config, state and a copy of the lake in `directory` (a new one under the temporary directory where None).
@@ -84,7 +87,7 @@ async def demo(*, directory: Path | None = None, port: int = 0, say: Say, stay: 
             await asyncio.to_thread(path.write_text, text)
             config = config_module.load(path)
             say(f"config {path}; the daemon runs while the database is written to")
-            runs = [await _first_run(config, local, made.cluster, aws, say, watchers or [])]
+            runs = [await _first_run(config, local, made.cluster, aws, say, watch(config))]
             say("dsqlcdc run --once: from the checkpoints to the tip, what is left")
             runs.append((await daemon.run(config, once=True, deadline=60)).summary())
             generator = local.generator(made.cluster)
@@ -92,7 +95,7 @@ async def demo(*, directory: Path | None = None, port: int = 0, say: Say, stay: 
             comparison = await asyncio.to_thread(compare, generator.changes, lines)
             if stay:
                 say("everything goes on, new transactions each second; Ctrl-C ends it")
-                await _stay(config, local, made.cluster, watchers or [])
+                await _stay(config, local, made.cluster, watch(config))
             records = sum(change.records for change in generator.changes)
             return Report(str(directory), len(generator.changes), records, runs, comparison)
 

@@ -1,6 +1,6 @@
 """A fast Kinesis in a process of its own: every reply is rendered before the first call, so that what is measured is the reader.
 
-    python fake_kinesis.py --shards 4 --records 400000 --page 10000 [--row-bytes 0] [--latency 0.005]
+    python fake_kinesis.py --shards 4 --records 400000 --page 10000 [--row-bytes 0] [--latency 0.005] [--stall-s3 0]
 
 Read only, no throttling, signatures unchecked. Prints `ready http://127.0.0.1:PORT` when all pages are there.
 """
@@ -120,6 +120,13 @@ class Server:
         raise web.HTTPBadRequest(text=f"no {operation} here")
 
 
+async def stalled_s3(request: web.Request) -> web.Response:
+    if request.method == "PUT":
+        await asyncio.Event().wait()
+    empty = '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><IsTruncated>false</IsTruncated></ListBucketResult>'
+    return web.Response(text=empty, content_type="application/xml", status=200 if request.query else 404)
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shards", type=int, default=4)
@@ -127,10 +134,13 @@ async def main() -> None:
     parser.add_argument("--page", type=int, default=10_000)
     parser.add_argument("--row-bytes", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.005)
+    parser.add_argument("--stall-s3", type=int, default=0, help="serve an S3 that lists nothing and never answers a write")
     asked = parser.parse_args()
     server = Server(asked.shards, asked.records, asked.page, asked.row_bytes, asked.latency)
     app = web.Application()
     app.router.add_post("/", server.handle)
+    if asked.stall_s3:
+        app.router.add_route("*", "/{path:.+}", stalled_s3)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

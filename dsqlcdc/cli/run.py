@@ -1,0 +1,98 @@
+"""`dsqlcdc run`: the daemon."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dsqlcdc.cli.output import emit_json, say
+from dsqlcdc.cli.shape import AsJson, ConfigFile, application
+
+if TYPE_CHECKING:
+    from dsqlcdc.config import Config
+    from dsqlcdc.hosts.daemon import Result, Watcher
+
+app = application()
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    once: Annotated[bool, typer.Option("--once", help="Read every shard to the tip, deliver, commit, end.")] = False,
+    deadline: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long anything may be unreachable [default: 5m with --once, else for ever].")
+    ] = None,
+    log: Annotated[Literal["text", "json"], typer.Option(help="The form of the log on stderr.")] = "text",
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="What is logged.")] = "info",
+    plain: Annotated[bool, typer.Option("--plain", help="Log lines in place of the live table on a terminal.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read the stream and deliver to every sink of CONFIG.
+
+    Runs until SIGTERM or SIGINT: then reading stops, what is in flight is delivered within 30 s, and the checkpoint is committed. What was
+    not delivered is read again by the next run. Exit codes, the first that holds: 2 bad config; 1 a sink or the source stopped, or was not
+    reached within --deadline; 3 an unacknowledged gap; 4 dead letters were written by this --once; 0.
+    """
+    import asyncio
+
+    from dsqlcdc.config import load
+    from dsqlcdc.hosts import daemon, logs
+
+    patience = _seconds(deadline, 300.0 if once else None)
+    loaded = load(config)
+    logs.setup(log, log_level, secrets=loaded.secrets)
+    watchers = watchers_of(loaded, once, plain or log == "json" or as_json)
+    try:
+        result = asyncio.run(daemon.run(loaded, once=once, deadline=patience, watchers=watchers))
+    except asyncio.CancelledError:
+        raise typer.Exit(130) from None
+    _tell(result, as_json)
+    raise typer.Exit(result.exit_code)
+
+
+def _seconds(text: str | None, default: float | None) -> float | None:
+    from dsqlcdc.units import parse_duration
+
+    try:
+        return default if text is None else parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--deadline") from None
+
+
+def watchers_of(config: Config, once: bool, plain: bool) -> list[Watcher]:
+    """The http server where the config has one, and the display."""
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+    from typing import Any
+
+    from dsqlcdc.assemble import Assembly
+    from dsqlcdc.core.telemetry import Status
+    from dsqlcdc.hosts import display, http
+
+    def statuses(assembly: Assembly) -> Sequence[Status]:
+        return [pipeline.status() for pipeline in assembly.pipelines]
+
+    def shown(assembly: Assembly) -> AbstractAsyncContextManager[Any]:
+        return display.display(lambda: statuses(assembly), live=False if plain else None, every=5.0 if once else 60.0)
+
+    def served(assembly: Assembly) -> AbstractAsyncContextManager[Any]:
+        assert config.http is not None
+        return http.serve(config.http.listen, lambda: statuses(assembly), source=assembly.feeds.counts)
+
+    return [served, shown] if config.http is not None else [shown]
+
+
+def _tell(result: Result, as_json: bool) -> None:
+    if as_json:
+        emit_json(result.summary())
+        return
+    for status in result.statuses:
+        settled = ", ".join(f"{count} {outcome}" for outcome, count in status.settled.items() if count) or "nothing settled"
+        say(f"{status.sink}: read {status.read} = {settled} + {status.open} open")
+    for fault in result.faults.values():
+        say(str(fault))
+    if result.gaps:
+        say(f"{result.gaps} unacknowledged gaps: changes may have been lost. Run: dsqlcdc gaps CONFIG")
+    if result.exit_code == 4:
+        say("dead letters were written. Run: dsqlcdc dead list CONFIG")
