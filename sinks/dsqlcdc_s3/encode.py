@@ -15,6 +15,7 @@ from dsqlcdc_s3.paths import Partition, partition
 
 CAP = 128 * 1024 * 1024
 """Bytes of an object at the most, unless a single row is larger: never a multipart upload, a single PUT is atomic."""
+_HOUR = 3600 * 1_000_000_000
 _CHUNK = 256 * 1024
 _SLACK = 128 * 1024
 """What a deflate stream may hold back, and a stored block's overhead, at the most."""
@@ -50,13 +51,18 @@ def encode(changes: Sequence[tuple[int, Change]], *, raw: bool, level: int, cap:
     Rows stand by (version, shard, sequence). One line at a time is uncompressed in memory; all compressed parts of the batch are kept,
     since the manifest names their hashes before the first is sent: at most what the batch holds itself.
     """
+    hours: dict[tuple[str, str, int], list[tuple[int, Change]]] = {}
+    for row in changes:
+        table = row[1].table
+        hours.setdefault((table.schema, table.name, row[1].version // _HOUR), []).append(row)
     groups: dict[Partition, list[tuple[int, Change]]] = {}
     dead: list[Setback] = []
-    for index, change in changes:
+    for rows in hours.values():
+        first = rows[0][1]
         try:
-            groups.setdefault(partition(change.table, change.version), []).append((index, change))
+            groups.setdefault(partition(first.table, first.version), []).extend(rows)
         except OverflowError:
-            dead.append(_dead(index, f"the commit time {change.version} ns is outside the years 1 to 9999"))
+            dead += [_dead(index, f"the commit time {change.version} ns is outside the years 1 to 9999") for index, change in rows]
     parts: list[Part] = []
     for where in sorted(groups):
         parts += _parts(where, groups[where], dead, raw, level, cap)
@@ -101,8 +107,8 @@ class _Growing:
         self._waiting_bytes = 0
         self._written = 0
         self._uncompressed = 0
-        self._versions: tuple[int, int] | None = None
-        self._arrivals: tuple[float, float] = (0.0, 0.0)
+        self._oldest = self._newest = 0
+        self._arrivals: list[float] = []
         self.indexes: list[int] = []
 
     @property
@@ -111,12 +117,12 @@ class _Growing:
         return self._written + self._waiting_bytes + _SLACK
 
     def add(self, index: int, change: Change, text: bytes) -> None:
+        """The next row by version."""
+        if not self.indexes:
+            self._oldest = change.version
+        self._newest = change.version
         self.indexes.append(index)
-        low, high = self._versions or (change.version, change.version)
-        if self._versions is None:
-            self._arrivals = (change.arrived, change.arrived)
-        self._versions = (min(low, change.version), max(high, change.version))
-        self._arrivals = (min(self._arrivals[0], change.arrived), max(self._arrivals[1], change.arrived))
+        self._arrivals.append(change.arrived)
         self._waiting.append(text)
         self._waiting_bytes += len(text)
         if self._waiting_bytes >= _CHUNK:
@@ -138,7 +144,6 @@ class _Growing:
     def finish(self) -> Part:
         self._drain()
         self._keep(self._compressor.flush())
-        assert self._versions is not None
         return Part(
             self._where,
             b"".join(self._out),
@@ -146,6 +151,6 @@ class _Growing:
             self._uncompressed,
             self._content.hexdigest(),
             self._object.digest(),
-            self._versions,
-            self._arrivals,
+            (self._oldest, self._newest),
+            (min(self._arrivals), max(self._arrivals)),
         )

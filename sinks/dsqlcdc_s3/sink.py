@@ -105,7 +105,7 @@ class S3Sink(Sink):
     # ── at start ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def resume(self, resume: Resume) -> Iterable[Known]:
-        """Decide every manifest from the word's oldest on (state lost: all that hold something since `since`), become their successor.
+        """Decide every manifest from the word's oldest on that may hold something since `since`, and become their successor.
 
         Raises Misconfigured too where the store ignores conditions, or the prefix is another sink's. May be called again.
         """
@@ -125,7 +125,9 @@ class S3Sink(Sink):
             raise Misconfigured("the last manifest is gone", where=where, why="it was listed a moment ago")
         end = chain.decode(last, body)
         await chain.verify_conditions(last, body)
-        first = here.oldest if here else await chain.since(await chain.first() or last, last, resume.since)
+        first = here.oldest if here else 0
+        if here is None or last - first > _WINDOW:  # only the last can be undecided: its writer had decided all before it
+            first = await chain.since(max(first, await chain.first() or last), last, resume.since)
         known = await self._decide_all(parts, first, last, resume.since)
         self._epoch = 1 + max(end.epoch, word.epoch if word else 0)
         self._next = max(self._next, last + 1)

@@ -91,9 +91,7 @@ class Life:
         self.fenced = False
         self.objects = FakeObjects(world.bucket, before=self._fault, after=self._fault, pause=step)
         world.lives += 1
-        self.sink = make_sink(
-            world.wrap(self.objects), {"parallel": 1}, kind=world.kind, writer=f"w{world.lives}"
-        )
+        self.sink = make_sink(world.wrap(self.objects), {"parallel": 1}, kind=world.kind, writer=f"w{world.lives}")
         self.read = [0 for _ in world.shards]
         self.settled: list[set[int]] = [set() for _ in world.shards]
         self.joined: dict[bytes, list[tuple[int, int]]] = {}
@@ -209,7 +207,9 @@ class Stuck(AssertionError):
     """The last, clean run did not come to its end."""
 
 
-def play(seed: int, *, habits: Habits | None = None, kind: type[S3Sink] = S3Sink, wrap: Callable[[Objects], Objects] = lambda o: o) -> World:
+def play(
+    seed: int, *, habits: Habits | None = None, kind: type[S3Sink] = S3Sink, wrap: Callable[[Objects], Objects] = lambda o: o
+) -> World:
     """Several lives that crash, then a clean one that does not. What the lake holds then is for the caller to judge."""
     chance = random.Random(seed)
     world = World(chance, habits or Habits(), kind, wrap)

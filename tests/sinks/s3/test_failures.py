@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -259,7 +259,13 @@ async def test_an_answer_that_breaks_off_is_asked_again(client: FakeClient) -> N
 
 
 async def test_what_is_asked_of_s3_is_what_the_options_say(client: FakeClient) -> None:
-    given = {"sse": "aws:kms", "kms_key_id": "k", "bucket_key": True, "storage_class": "GLACIER_IR", "expected_bucket_owner": "123456789012"}
+    given = {
+        "sse": "aws:kms",
+        "kms_key_id": "k",
+        "bucket_key": True,
+        "storage_class": "GLACIER_IR",
+        "expected_bucket_owner": "123456789012",
+    }
     async with over(client, **given) as sink:
         await sink.resume(resume())
         await sink.write([change(1)])
@@ -278,8 +284,8 @@ async def test_what_is_asked_of_s3_is_what_the_options_say(client: FakeClient) -
 
 
 @pytest.fixture
-def lake(bucket: Bucket) -> Iterator[Callable[..., S3Sink]]:
-    yield lambda **more: make_sink(FakeObjects(bucket), more.pop("options", None), **more)
+def lake(bucket: Bucket) -> Callable[..., S3Sink]:
+    return lambda **more: make_sink(FakeObjects(bucket), more.pop("options", None), **more)
 
 
 async def test_an_older_writer_stops_and_stays_stopped(lake: Callable[..., S3Sink], bucket: Bucket) -> None:
@@ -410,12 +416,28 @@ async def test_state_lost_is_found_in_the_lake_and_only_what_can_come_again_is_r
     assert bucket.manifests()[-1]["epoch"] == 2
 
 
+async def test_a_word_far_behind_costs_no_more_than_what_can_come_again(bucket: Bucket) -> None:
+    objects = FakeObjects(bucket)
+    async with make_sink(objects) as sink:
+        await sink.resume(resume())
+        word = sink.word()
+        for number in range(1, 200):
+            await sink.write([change(number)])
+    async with make_sink(objects) as sink:
+        objects.gets.clear()
+        known = list(await sink.resume(resume(word, since=change(190).arrived)))
+        assert [one.id for one in known] == [change(n).id for n in range(190, 200)]
+        assert len(objects.gets) < 40
+
+
 async def test_a_chain_of_thousands_is_found_in_a_few_dozen_requests(bucket: Bucket) -> None:
     async with make_sink(FakeObjects(bucket)) as sink:
         await sink.write([change(1)])
         body = bucket.objects["cdc/manifests/000000000001.json"]
         for n in range(2, 4321):
-            bucket.objects[f"cdc/manifests/{n:012d}.json"] = body.replace(b'"n":1', b'"n":%d' % n).replace(b'"parts":[{', b'"parts":[],"was":[{')
+            bucket.objects[f"cdc/manifests/{n:012d}.json"] = body.replace(b'"n":1', b'"n":%d' % n).replace(
+                b'"parts":[{', b'"parts":[],"was":[{'
+            )
         assert sink._chain is not None
         assert await sink._chain.last(0) == 4320
         assert await sink._chain.last(4319) == 4320

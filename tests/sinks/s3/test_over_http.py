@@ -93,7 +93,9 @@ async def test_duckdb_reads_the_lake_back_value_for_value_with_void_parts_in_it(
     key = "cdc/data/public.orders/dt=2027-01-15/hour=10/000000000002-0000.jsonl.gz"
     await s3.put_object(Bucket="lake", Key=key, Body=void())
     await download(s3, tmp_path)
-    names = "id, op, version::VARCHAR, shard, sequence, dt::VARCHAR, hour::VARCHAR, row::VARCHAR, before::VARCHAR, committed_at::VARCHAR, raw"
+    names = (
+        "id, op, version::VARCHAR, shard, sequence, dt::VARCHAR, hour::VARCHAR, row::VARCHAR, before::VARCHAR, committed_at::VARCHAR, raw"
+    )
     columns = (
         "{id: 'VARCHAR', op: 'VARCHAR', version: 'BIGINT', shard: 'VARCHAR', sequence: 'VARCHAR', row: 'JSON', before: 'JSON', "
         "committed_at: 'VARCHAR', raw: 'VARCHAR'}"
@@ -119,7 +121,9 @@ async def test_duckdb_guesses_the_columns_of_a_lake_by_itself(s3: Any, tmp_path:
         await writer.write([change(n) for n in range(50)])
     await s3.put_object(Bucket="lake", Key="cdc/data/public.orders/dt=2027-01-15/hour=10/000000000002-0000.jsonl.gz", Body=void())
     await download(s3, tmp_path)
-    (found,) = duckdb.sql(f"select count(*), count(distinct id), sum(row.id) from read_json('{tmp_path}/cdc/data/**/*.jsonl.gz')").fetchall()
+    (found,) = duckdb.sql(
+        f"select count(*), count(distinct id), sum(row.id) from read_json('{tmp_path}/cdc/data/**/*.jsonl.gz')"
+    ).fetchall()
     assert found == (50, 50, sum(range(50)))
 
 
