@@ -94,7 +94,7 @@ def _cut(envelope: dict[str, Any], limit: int, rng: random.Random) -> list[bytes
             msgspec.json.encode({"type": "fragment", "chunk_id": chunk_id, "index": index, "data": piece.decode()})
             for index, piece in enumerate(slices)
         ]
-        crc: int = google_crc32c.value(text)
+        crc = int(google_crc32c.value(text))  # pyright: ignore[reportUnknownArgumentType]
         chunked[image] = {"chunk_id": chunk_id, "total_fragments": len(slices), "crc32c": str(crc)}
         main[image] = None
     return [*out, msgspec.json.encode(main)]
