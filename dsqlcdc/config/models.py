@@ -1,0 +1,225 @@
+"""The config file as it may be written: strict pydantic models of its blocks."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, WithJsonSchema
+
+from dsqlcdc.options import Duration, Size, StrictOptions, duration, size
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+"""Pipelines and sinks become file names, metric labels and object names: ASCII letters, digits, `_` and `-`, 64 at the most."""
+ARN = re.compile(r"arn:aws[a-z-]*:kinesis:([a-z0-9-]+):[0-9]{12}:stream/[a-zA-Z0-9_.-]{1,128}")
+_STREAM = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+STARTS = ("latest", "trim_horizon")
+OpWord = Literal["insert", "update", "delete", "upsert", "snapshot"]
+OrderWord = Literal["unique", "latest"]
+Start = Literal["latest", "trim_horizon"] | float
+
+
+def _name(value: str) -> str:
+    if not re.match(NAME, value):
+        raise ValueError(
+            "a name is ASCII letters, digits, _ and -, begins with a letter or digit, and has at most 64 (it becomes a file name)"
+        )
+    return value
+
+
+def _stream(value: str) -> str:
+    if not (ARN.fullmatch(value) if value.startswith("arn:") else _STREAM.fullmatch(value)):
+        raise ValueError("a Kinesis data stream is expected: its name (letters, digits, _ . -, at most 128) or its ARN")
+    return value
+
+
+def _start(value: object) -> Start:
+    if value == "latest" or value == "trim_horizon":
+        return value
+    if isinstance(value, str) and re.match(r"\d", value):
+        try:
+            when = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("not an ISO time: write for example 2026-11-01T00:00:00Z") from None
+        if when.tzinfo is None:
+            raise ValueError("the time has no zone: end it with Z, or with an offset such as +02:00")
+        return when.astimezone(UTC).timestamp()
+    raise ValueError("choices: latest, trim_horizon, or an ISO time with a zone")
+
+
+def _path(value: Path, info: ValidationInfo) -> Path:
+    directory = (info.context or {}).get("directory", ".") if isinstance(info.context, dict) else "."
+    return Path(directory) / value.expanduser()
+
+
+def glob(value: str) -> str:
+    """A pattern over `schema.table`; raises ValueError where it can match nothing."""
+    if "." not in value and value != "*":
+        raise ValueError("a pattern matches schema.table: write for example public.orders or app.*")
+    return value
+
+
+def _endpoint(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/?#@\s]+/?", value):
+        raise ValueError("an address such as http://127.0.0.1:4566 is expected, without a user, path or query")
+    return value
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("one of them is given twice")
+    return values
+
+
+def listen_address(value: str) -> tuple[str, int]:
+    """Host and port of `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`. Raises ValueError."""
+    host, colon, port = value.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not bare or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
+        raise ValueError("an address and a port are expected, for example 127.0.0.1:8080")
+    if bare != host:
+        ipaddress.IPv6Address(bare)
+    elif ":" in host:
+        raise ValueError("an IPv6 address stands in brackets, for example [::1]:8080")
+    return bare, int(port)
+
+
+def _listen(value: str) -> str:
+    listen_address(value)
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": NAME})]
+Text = Annotated[str, StringConstraints(min_length=1)]
+Glob = Annotated[str, AfterValidator(glob), WithJsonSchema({"type": "string", "pattern": r"\.|^\*$"})]
+Globs = Annotated[tuple[Glob, ...], Field(min_length=1)]
+StartAt = Annotated[
+    Start,
+    BeforeValidator(_start),
+    WithJsonSchema({"anyOf": [{"enum": list(STARTS)}, {"type": "string", "pattern": r"^\d{4}-\d\d-\d\d.*(Z|[+-]\d\d:?\d\d)$"}]}),
+]
+StorePath = Annotated[Path, AfterValidator(_path), WithJsonSchema({"type": "string", "minLength": 1})]
+
+
+def _store_path(default: str) -> Any:
+    return Field(default=Path(default), validate_default=True, json_schema_extra={"default": default})
+
+
+def _block(**default: str) -> Any:
+    """A default that is validated like what is written, so that its paths are relative to the file too."""
+    extra: dict[str, Any] = {"default": default}
+    return Field(default_factory=lambda: dict(default), validate_default=True, json_schema_extra=extra)
+
+
+class Block(StrictOptions):
+    """A block of the file."""
+
+
+class Aws(Block):
+    """Where AWS is; what is not said comes from the standard chain (environment, profile, instance)."""
+
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d+$")] | None = None
+    profile: Text | None = None
+    endpoint_url: Annotated[str, AfterValidator(_endpoint)] | None = None
+
+
+class Source(Block):
+    """The Kinesis data stream to read. `start`: latest, trim_horizon, or seconds since the epoch. Sizes are bytes, times seconds."""
+
+    stream: Annotated[str, AfterValidator(_stream)]
+    start: StartAt = "trim_horizon"
+    on_trimmed: Literal["halt", "continue"] = "halt"
+    lateness: Duration = duration("30m", description="how long a settled change is remembered to tell duplicates and stale ones")
+    skew: Duration = duration("5m", description="a shard further ahead of the slowest than this pauses")
+    prefetch: Size = size("64MiB", least="16MiB", description="bytes read ahead, over all shards")
+    poll: Duration = duration("1s", least="200ms", description="pause between reads of a shard at its tip")
+    reads_per_second: Annotated[float, Field(gt=0)] = 5.0
+    """GetRecords calls a second and shard, by all sinks together. AWS allows 5, shared by every reader of the stream."""
+    bytes_per_second: Size = size(
+        "1953KiB", least="1KiB", description="bytes read a second and shard; AWS allows 2 MB, shared by every reader"
+    )
+
+
+class Table(Block):
+    """A table, or several by a pattern. `key`: the primary-key columns in order. `model`: `module:Class`, a row model."""
+
+    key: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
+    model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")] | None = None
+
+
+class SinkCommon(Block):
+    """What every sink takes; the other keys are the sink's own options."""
+
+    type: Text
+    tables: Globs | None = None
+    ops: Annotated[tuple[OpWord, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
+    order: OrderWord | None = None
+    start: StartAt | None = None
+
+
+class SqliteState(Block):
+    type: Literal["sqlite"] = "sqlite"
+    path: StorePath = _store_path("state.db")
+
+
+class MemoryState(Block):
+    type: Literal["memory"]
+
+
+class FileDeadLetters(Block):
+    type: Literal["files"] = "files"
+    path: StorePath = _store_path("dead-letters")
+
+
+_MAX_BYTES: Any = size(
+    "10GiB", least="16MiB", description="what waiting pieces may take; the oldest rows beyond it are declared incomplete"
+)
+_MAX_AGE: Any = duration("24h", description="a row whose pieces wait longer is declared incomplete")
+
+
+class SqliteFragments(Block):
+    type: Literal["sqlite"] = "sqlite"
+    path: StorePath = _store_path("fragments.db")
+    max_bytes: Size = _MAX_BYTES
+    max_age: Duration = _MAX_AGE
+
+
+class MemoryFragments(Block):
+    type: Literal["memory"]
+    max_bytes: Size = size("256MiB", least="16MiB", description="what waiting pieces may take, in memory")
+    max_age: Duration = _MAX_AGE
+
+
+class Http(Block):
+    """Where /healthz, /readyz, /metrics, /status and the page are served."""
+
+    listen: Annotated[str, AfterValidator(_listen), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080"]})]
+
+    @property
+    def host(self) -> str:
+        return listen_address(self.listen)[0]
+
+    @property
+    def port(self) -> int:
+        return listen_address(self.listen)[1]
+
+
+State = Annotated[SqliteState | MemoryState, Field(discriminator="type")]
+Fragments = Annotated[SqliteFragments | MemoryFragments, Field(discriminator="type")]
+
+
+class File(Block):
+    """The whole file. Paths in it are relative to it."""
+
+    pipeline: Name
+    aws: Aws = Aws()
+    source: Source
+    tables: dict[Glob, Table] = Field(default_factory=dict)
+    sinks: Annotated[dict[Name, SinkCommon], Field(min_length=1)]
+    state: State = _block(type="sqlite")
+    dead_letters: FileDeadLetters = _block(type="files")
+    fragments: Fragments = _block(type="sqlite")
+    http: Http | None = None

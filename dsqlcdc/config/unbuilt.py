@@ -1,0 +1,58 @@
+"""What the config will know and does not know yet. Such a key is refused as such, never ignored and never called a mistake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dsqlcdc.config.findings import Findings
+from dsqlcdc.config.tree import Path
+from dsqlcdc.plugins import sink_types
+
+_WHY = "this feature is not built yet"
+_TYPES = {"state": ("dynamodb", "sqlite"), "dead_letters": ("s3", "files"), "fragments": ("s3", "sqlite")}
+_SINKS = ("opensearch", "webhook")
+_SINK_KEYS = ("mask", "exclude")
+
+
+def refuse_unbuilt(data: dict[str, Any], findings: Findings) -> dict[str, Any]:
+    """Report every such key and give back the data without it, so that it is not reported again."""
+    kept = dict(data)
+    if "stream" in kept:
+        del kept["stream"]
+        _refuse(findings, ("stream",), "the block `stream`", "Remove it, and make the streams with the AWS CLI")
+    for block, (unbuilt, instead) in _TYPES.items():
+        value = kept.get(block)
+        if isinstance(value, dict) and value.get("type") == unbuilt:  # pyright: ignore[reportUnknownMemberType]
+            del kept[block]
+            _refuse(findings, (block, "type"), f"{block} of type {unbuilt!r}", f"Use {instead}", key=False)
+    sinks = kept.get("sinks")
+    if isinstance(sinks, dict):
+        named: dict[str, Any] = sinks  # pyright: ignore[reportUnknownVariableType]
+        kept["sinks"] = {name: _sink(name, sink, findings) for name, sink in named.items()}
+    return kept
+
+
+def _sink(name: str, sink: Any, findings: Findings) -> Any:
+    """The sink without what was refused; None for a whole sink that was."""
+    if not isinstance(sink, dict):
+        return sink
+    at: Path = ("sinks", name)
+    kept: dict[str, Any] = dict(sink)  # pyright: ignore[reportUnknownArgumentType]
+    for key in _SINK_KEYS:
+        if kept.pop(key, None) is not None:
+            _refuse(findings, (*at, key), f"`{key}` of a sink", "Remove it; take out the columns before they are shared with anybody")
+    if kept.get("order") == "commit":
+        del kept["order"]
+        _refuse(findings, (*at, "order"), "order 'commit'", "Use unique or latest", key=False)
+    if kept.get("type") in _SINKS and kept["type"] not in (built := sink_types()):
+        _refuse(findings, (*at, "type"), f"the sink type {kept['type']!r}", f"Use one of {', '.join(built)}", key=False)
+        return Refused
+    return kept
+
+
+class Refused:
+    """Stands for a sink that was refused whole."""
+
+
+def _refuse(findings: Findings, path: Path, what: str, fix: str, *, key: bool = True) -> None:
+    findings.at("E009", path, f"{what} cannot be used yet", why=_WHY, fix=fix, key=key)

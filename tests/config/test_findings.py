@@ -1,0 +1,145 @@
+"""Every mistake is found, under its code, at its place, with a fix; and all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dsqlcdc.config import Finding, lint, load
+from dsqlcdc.errors import ConfigError
+
+from .conftest import BASE, Lint
+
+TOP = "pipeline: orders\nsource: {stream: orders}\n"
+DROP = "sinks: {out: {type: drop}}\n"
+S3 = "sinks:\n  a: {type: s3, bucket: lake, prefix: cdc/}\n"
+
+BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
+    ("empty", "", [("E004", 1, 1, "holds no config")]),
+    ("only a comment", "# nothing\n", [("E004", 1, 1, "pipeline: NAME")]),
+    ("a list", "- a\n", [("E004", 1, 1, "a mapping")]),
+    ("no YAML", "pipeline: [a\nsource: {}\n", [("E005", 2, 7, "not YAML")]),
+    ("a tab", "pipeline: a\n\tsource: b\n", [("E005", 2, 1, "spaces")]),
+    ("an unquoted variable in a flow", "a: {url: ${X}, b: 1}\n", [("E005", 1, 11, "quotes around ${")]),
+    ("two documents", BASE + "---\na: 1\n", [("E005", 4, 1, "one document")]),
+    ("a tag", BASE + "http: !!python/object:os.system {listen: '127.0.0.1:1'}\n", [("E005", 4, 7, "tag")]),
+    ("a key twice", BASE + "pipeline: again\n", [("E006", 4, 1, "first in line 1")]),
+    ("unset variable", BASE.replace("stream: orders", "stream: '${STREAM}'"), [("E007", 2, 18, "STREAM is not set")]),
+    ("variable not closed", BASE.replace("stream: orders", "stream: '${STREAM'"), [("E008", 2, 18, "closing }")]),
+    ("variable without a name", BASE.replace("stream: orders", "stream: '${1x}'"), [("E008", 2, 18, "${NAME}")]),
+    ("stream block", BASE + "stream: {cluster: abc}\n", [("E009", 4, 1, "not built yet")]),
+    ("dynamodb", BASE + "state: {type: dynamodb, table: t}\n", [("E009", 4, 15, "Use sqlite")]),
+    ("s3 dead letters", BASE + "dead_letters: {type: s3, bucket: b}\n", [("E009", 4, 22, "Use files")]),
+    ("s3 fragments", BASE + "fragments: {type: s3, bucket: b}\n", [("E009", 4, 19, "Use sqlite")]),
+    ("opensearch", TOP + "sinks: {x: {type: opensearch, url: 'https://h'}}\n", [("E009", 3, 19, "opensearch")]),
+    ("webhook", TOP + "sinks: {x: {type: webhook, url: 'https://h'}}\n", [("E009", 3, 19, "webhook")]),
+    ("mask", TOP + "sinks: {x: {type: drop, mask: {a: [b]}}}\n", [("E009", 3, 25, "`mask`")]),
+    ("exclude", TOP + "sinks: {x: {type: drop, exclude: {a: [b]}}}\n", [("E009", 3, 25, "`exclude`")]),
+    ("commit order", TOP + "sinks: {x: {type: drop, order: commit}}\n", [("E009", 3, 32, "unique or latest")]),
+    ("unknown key", BASE + "sink: {}\n", [("E010", 4, 1, "Did you mean 'sinks'?")]),
+    ("unknown key within", BASE.replace("orders}", "orders, latenes: 5m}"), [("E010", 2, 26, "Did you mean 'lateness'?")]),
+    ("unknown key in a union", BASE + "state: {type: sqlite, pth: x}\n", [("E010", 4, 23, "Did you mean 'path'?")]),
+    ("unknown key of a table", BASE + "tables:\n  a.b: {keys: [id]}\n", [("E010", 5, 9, "Did you mean 'key'?")]),
+    ("unknown sink option", TOP + "sinks: {x: {type: stdout, rav: true}}\n", [("E010", 3, 27, "Did you mean 'raw'?")]),
+    ("misspelt common sink key", TOP + "sinks: {x: {type: drop, opps: [insert]}}\n", [("E010", 3, 25, "Did you mean 'ops'?")]),
+    ("missing keys", "pipeline: a\n", [("E011", 1, 1, "'sinks'"), ("E011", 1, 1, "'source'")]),
+    ("missing stream", "pipeline: a\nsource: {}\n" + DROP, [("E011", 2, 1, "'stream'")]),
+    ("missing sink type", TOP + "sinks: {x: {}}\n", [("E011", 3, 9, "'type'")]),
+    ("missing store type", BASE + "state: {path: x}\n", [("E011", 4, 1, "'type'")]),
+    ("misspelt enumeration", BASE.replace("orders}", "orders, on_trimmed: hold}"), [("E012", 2, 38, "halt, continue")]),
+    ("misspelt start", BASE.replace("orders}", "orders, start: trim_horizont}"), [("E012", 2, 33, "Did you mean 'trim_horizon'?")]),
+    ("misspelt store", BASE + "state: {type: sqlight}\n", [("E012", 4, 15, "Did you mean 'sqlite'?")]),
+    ("misspelt op", TOP + "sinks: {x: {type: drop, ops: [insert, updat]}}\n", [("E012", 3, 39, "Did you mean 'update'?")]),
+    ("misspelt order", TOP + "sinks: {x: {type: drop, order: lastest}}\n", [("E012", 3, 32, "Did you mean 'latest'?")]),
+    ("size without unit", BASE.replace("orders}", "orders, prefetch: 67108864}"), [("E013", 2, 36, "Write for example 64MiB")]),
+    ("decimal size", BASE.replace("orders}", "orders, prefetch: 64MB}"), [("E013", 2, 36, "64MiB")]),
+    ("time without unit", BASE.replace("orders}", "orders, skew: 300}"), [("E013", 2, 32, "Write for example 30s")]),
+    ("days", BASE.replace("orders}", "orders, lateness: 2d}"), [("E013", 2, 36, "48h")]),
+    ("too small", BASE.replace("orders}", "orders, prefetch: 1MiB}"), [("E013", 2, 36, "at least 16MiB")]),
+    ("time without zone", BASE.replace("orders}", "orders, start: 2026-01-01T00:00:00}"), [("E013", 2, 33, "no zone")]),
+    ("no time", BASE.replace("orders}", "orders, start: 2026-13-01}"), [("E013", 2, 33, "not an ISO time")]),
+    ("stream name", BASE.replace("orders}", "'a b'}"), [("E013", 2, 18, "name")]),
+    ("pipeline name", BASE.replace("pipeline: orders", "pipeline: ../etc"), [("E013", 1, 11, "file name")]),
+    ("sink name", TOP + "sinks: {a/b: {type: drop}}\n", [("E013", 3, 9, "file name")]),
+    ("pattern without schema", BASE + "tables: {orders: {key: [id]}}\n", [("E013", 4, 10, "schema.table")]),
+    ("a string for a list", BASE + "tables: {a.b: {key: id}}\n", [("E013", 4, 21, "[ ]")]),
+    ("a column twice", BASE + "tables: {a.b: {key: [id, id]}}\n", [("E013", 4, 21, "twice")]),
+    ("no sinks", TOP + "sinks: {}\n", [("E013", 3, 8, "empty")]),
+    ("number for a name", BASE.replace("pipeline: orders", "pipeline: 7"), [("E013", 1, 11, "quotes")]),
+    ("listen", BASE + "http: {listen: '8080'}\n", [("E013", 4, 16, "127.0.0.1:8080")]),
+    ("endpoint with a user", BASE + "aws: {endpoint_url: 'http://u:hunter2@h'}\n", [("E013", 4, 21, "without a user")]),
+    ("sink type", TOP + "sinks: {x: {type: stdot}}\n", [("E014", 3, 19, "Did you mean 'stdout'?")]),
+    ("model", BASE + "tables: {a.b: {key: [id], model: 'no_such_module:X'}}\n", [("E018", 4, 34, "no_such_module")]),
+    ("latest without keys", TOP + "sinks: {x: {type: drop, order: latest}}\n", [("E020", 3, 32, "no table has one")]),
+    ("one lake for two", TOP + S3 + "  b: {type: s3, bucket: lake, prefix: cdc/}\n", [("E022", 5, 3, "'a' writes there too")]),
+    ("skew", BASE.replace("orders}", "orders, lateness: 1m}"), [("E023", 2, 1, "1m or less")]),
+    (
+        "memory and latest",
+        "pipeline: a\nsource: {stream: s, start: latest}\n" + S3 + "state: {type: memory}\n",
+        [("E024", 2, 28, "after each restart")],
+    ),
+    ("one path", BASE + "state: {type: sqlite, path: x}\nfragments: {type: sqlite, path: ./x}\n", [("E025", 5, 33, "one path")]),
+    ("shadowed", BASE + "tables:\n  app.*: {key: [id]}\n  app.orders: {key: [oid]}\n", [("E026", 6, 3, "above 'app.*'")]),
+    (
+        "two Regions",
+        BASE.replace("stream: orders", "stream: 'arn:aws:kinesis:eu-west-1:123456789012:stream/o'") + "aws: {region: us-east-1}\n",
+        [("E027", 4, 15, "region: eu-west-1")],
+    ),
+    ("young pieces", BASE + "fragments: {type: memory, max_age: 1m}\n", [("E028", 4, 36, "5m or more")]),
+    ("case", TOP + "sinks: {a: {type: drop}, A: {type: drop}}\n", [("E029", 3, 26, "only in case")]),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), [(text, expected) for _, text, expected in BAD], ids=[name for name, _, _ in BAD])
+def test_a_mistake_is_found_with_code_place_and_fix(findings: Lint, text: str, expected: list[tuple[str, int, int, str]]) -> None:
+    found = findings(text)
+    assert [(f.code, f.line, f.column) for f in found] == [(code, line, column) for code, line, column, _ in expected]
+    for finding, (*_, phrase) in zip(found, expected, strict=True):
+        assert phrase in str(finding)
+        assert str(finding).startswith(f"DSQLCDC-{finding.code} ")
+        assert str(finding).endswith(f"Run: dsqlcdc config lint {finding.file}")
+
+
+def test_all_mistakes_are_found_at_once(findings: Lint, write: Callable[[str], Path]) -> None:
+    text = "pipeline: a b\nsource: {stream: '${S}', skew: 5, strat: latest}\nsinks: {x: {type: stdot}, y: {type: webhook}}\nstate: {type: dynamodb}\n"
+    codes = [f.code for f in findings(text)]
+    assert sorted(codes) == sorted(["E013", "E007", "E013", "E013", "E010", "E014", "E009", "E009"])
+    with pytest.raises(ConfigError) as raised:
+        load(write(text), {})
+    assert [f.code for f in raised.value.findings] == codes
+
+
+def test_one_mistake_is_raised_as_itself(write: Callable[[str], Path]) -> None:
+    with pytest.raises(Finding) as raised:
+        load(write(BASE + "sink: {}\n"), {})
+    assert raised.value.code == "E010"
+    assert raised.value.as_json()["line"] == 4
+
+
+def test_a_file_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
+    (missing,) = lint(tmp_path / "none.yaml", {})
+    (folder,) = lint(tmp_path, {})
+    assert (missing.code, folder.code) == ("E002", "E002")
+
+
+def test_a_file_that_is_not_utf8_names_the_byte(tmp_path: Path) -> None:
+    path = tmp_path / "latin.yaml"
+    path.write_bytes(b"pipeline: a\nsource: {stream: \xfc}\n")
+    (finding,) = lint(path, {})
+    assert (finding.code, finding.line, finding.column) == ("E003", 2, 18)
+
+
+def test_aliases_that_multiply_end_in_a_finding(findings: Lint) -> None:
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{c}: &{c} [{','.join(['*' + p] * 10)}]\n" for p, c in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    assert "E005" in {f.code for f in findings(bomb)}
+
+
+def test_every_code_is_documented() -> None:
+    import dsqlcdc.config.findings as module
+
+    used = {code for _, _, expected in BAD for code, *_ in expected} | {"E002", "E003"}
+    assert used <= {word for word in (module.__doc__ or "").split() if word.startswith("E0")}
