@@ -6,22 +6,24 @@ import random
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from dsqlcdc.aws import Aws
-from dsqlcdc.config import Config, SinkConfig
-from dsqlcdc.contract import Context, Sink
+from dsqlcdc.config import Config
+from dsqlcdc.contract import Sink
 from dsqlcdc.core.pipeline import Pipeline, Recipe
 from dsqlcdc.core.ports import CheckpointStore, DeadLetterStore, FragmentStore, Name
 from dsqlcdc.core.route import Route
 from dsqlcdc.core.tables import Model, Rule, Tables
+from dsqlcdc.core.telemetry import Status
 from dsqlcdc.plugins import sink_factory
 from dsqlcdc.sources.budget import ReadLimits
-from dsqlcdc.sources.feeds import Feeds, open_feeds
+from dsqlcdc.sources.counts import Counts
+from dsqlcdc.sources.feeds import open_feeds
 from dsqlcdc.sources.kinesis import KinesisSource
-from dsqlcdc.stores.file_dead_letters import FileDeadLetters
+from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
@@ -35,9 +37,16 @@ class Assembly(msgspec.Struct, frozen=True):
     """What one process runs: the pipelines, one a sink, and what they share."""
 
     pipelines: Sequence[Pipeline]
-    feeds: Feeds
+    sources: Sequence[KinesisSource]
     checkpoints: CheckpointStore
-    fragments: FragmentStore
+
+    def statuses(self) -> Sequence[Status]:
+        return [pipeline.status() for pipeline in self.pipelines]
+
+    def reading(self) -> Counts:
+        """What all pipelines together have read of the stream."""
+        counts = [source.counts() for source in self.sources]
+        return msgspec.structs.replace(counts[0], buffered_bytes=sum(count.buffered_bytes for count in counts))
 
 
 def aws_of(config: Config) -> Aws:
@@ -66,15 +75,7 @@ def open_fragments(config: Config) -> FragmentStore:
 def make_sink(config: Config, name: str) -> Sink:
     """The sink of a config by its name. Raises ValueError for options it does not take."""
     sink = config.sinks[name]
-    context = Context(
-        config.pipeline,
-        name,
-        directory=str(config.directory),
-        region=config.aws.region,
-        profile=config.aws.profile,
-        endpoint_url=config.aws.endpoint_url,
-    )
-    return sink_factory(sink.type)(sink.options, context)
+    return sink_factory(sink.type)(sink.options, config.context(name))
 
 
 def make_tables(config: Config) -> Tables:
@@ -95,11 +96,6 @@ def _model(path: str | None) -> Model | None:
     return read
 
 
-def _order(sink: SinkConfig, destination: Sink) -> Literal["unique", "latest"]:
-    order = sink.order or destination.order
-    return "latest" if order == "latest" else "unique"
-
-
 @asynccontextmanager
 async def assemble(config: Config, *, once: bool = False, deadline: float | None = None) -> AsyncGenerator[Assembly, None]:
     """Open everything a run needs and make its pipelines; leaving closes it all.
@@ -114,7 +110,8 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
         async with open_feeds(
             source.stream, aws_of(config), limits=limits, poll=source.poll, prefetch=source.prefetch, deadline=deadline
         ) as feeds:
-            pipelines = []
+            pipelines: list[Pipeline] = []
+            sources: list[KinesisSource] = []
             for name, sink in config.sinks.items():
                 reader = KinesisSource(
                     feeds,
@@ -127,6 +124,7 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                     once=once,
                     deadline=deadline,
                 )
+                sources.append(reader)
                 destination = make_sink(config, name)
                 pipelines.append(
                     Pipeline(
@@ -140,8 +138,8 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                             fragments=fragments,
                             clock=time.time,
                             random=random.random,
-                            route=Route(sink.tables, sink.ops),
-                            order=_order(sink, destination),
+                            route=Route(sink.tables or (), sink.ops or ()),
+                            order="latest" if sink.order == "latest" else "unique",
                             lateness=source.lateness,
                             max_age=config.fragments.max_age,
                             room=max(_ROOM, int(destination.batching.bytes * 1.5)),
@@ -149,7 +147,7 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                         )
                     )
                 )
-            yield Assembly(pipelines, feeds, checkpoints, fragments)
+            yield Assembly(pipelines, sources, checkpoints)
     finally:
         await fragments.close()
         await letters.close()

@@ -37,11 +37,12 @@ def run(
     import asyncio
 
     from dsqlcdc.config import load
+    from dsqlcdc.config.show import secrets_of
     from dsqlcdc.hosts import daemon, logs
 
     patience = _seconds(deadline, 300.0 if once else None)
     loaded = load(config)
-    logs.setup(log, log_level, secrets=loaded.secrets)
+    logs.setup(log, log_level, secrets=[secret for sink in loaded.sinks.values() for secret in secrets_of(sink.options)])
     watchers = watchers_of(loaded, once, plain or log == "json" or as_json)
     try:
         result = asyncio.run(daemon.run(loaded, once=once, deadline=patience, watchers=watchers))
@@ -62,23 +63,18 @@ def _seconds(text: str | None, default: float | None) -> float | None:
 
 def watchers_of(config: Config, once: bool, plain: bool) -> list[Watcher]:
     """The http server where the config has one, and the display."""
-    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
     from typing import Any
 
     from dsqlcdc.assemble import Assembly
-    from dsqlcdc.core.telemetry import Status
     from dsqlcdc.hosts import display, http
 
-    def statuses(assembly: Assembly) -> Sequence[Status]:
-        return [pipeline.status() for pipeline in assembly.pipelines]
-
     def shown(assembly: Assembly) -> AbstractAsyncContextManager[Any]:
-        return display.display(lambda: statuses(assembly), live=False if plain else None, every=5.0 if once else 60.0)
+        return display.display(assembly.statuses, live=False if plain else None, every=5.0 if once else 60.0)
 
     def served(assembly: Assembly) -> AbstractAsyncContextManager[Any]:
         assert config.http is not None
-        return http.serve(config.http.listen, lambda: statuses(assembly), source=assembly.feeds.counts)
+        return http.serve(config.http.listen, assembly.statuses, source=assembly.reading)
 
     return [served, shown] if config.http is not None else [shown]
 
