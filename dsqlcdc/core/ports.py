@@ -138,6 +138,10 @@ class DeadLetterStore(Protocol):
         """Every letter with its name, oldest arrival day first."""
         ...
 
+    async def letter(self, name: str) -> DeadLetter:
+        """One letter by its name. Raises KeyError where there is none, ValueError where it cannot be read."""
+        ...
+
     async def close(self) -> None: ...
 
 

@@ -1,0 +1,64 @@
+"""`dsqlcdc config`: check the file, show it as it is understood, publish its schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dsqlcdc.cli.output import emit, emit_json, say
+from dsqlcdc.cli.shape import AsJson, ConfigFile, group
+
+app = group("Check the config, show it resolved, print its JSON Schema.")
+
+
+@app.command(short_help="Every mistake, with line, column and a fix.")
+def lint(config: ConfigFile, as_json: AsJson = False) -> None:
+    """Find every mistake in the file at once: line, column, what is wrong, and a fix. Exits 2 where there is one."""
+    from dsqlcdc.config import lint as find
+
+    findings = find(Path(config))
+    if as_json:
+        emit_json({"ok": not findings, "file": str(config), "findings": [finding.as_json() for finding in findings]})
+    else:
+        for finding in findings:
+            emit(str(finding))
+        count = f"{len(findings)} mistake{'s' if len(findings) > 1 else ''}" if findings else "no mistakes"
+        say(f"{config}: {count}.")
+    raise typer.Exit(2 if findings else 0)
+
+
+@app.command(short_help="The config as it is understood, secrets masked.")
+def show(config: ConfigFile, as_json: AsJson = False) -> None:
+    """Print the config as it is understood: variables filled in, defaults said, secrets masked."""
+    from dsqlcdc.config import load
+    from dsqlcdc.config import show as resolved
+
+    shown = resolved(load(Path(config)))
+    if as_json:
+        emit_json(shown)
+    else:
+        emit(_yaml(shown))
+
+
+@app.command(short_help="The JSON Schema of the file, for editors.")
+def schema(
+    indent: Annotated[bool, typer.Option("--indent/--no-indent", help="Over many lines.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Print the JSON Schema of the config file. Editors complete and check with it."""
+    from dsqlcdc.config import schema as made
+
+    if as_json or not indent:
+        emit_json(made())
+        return
+    import json
+
+    emit(json.dumps(made(), indent=2, ensure_ascii=False))
+
+
+def _yaml(value: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=140).rstrip("\n")

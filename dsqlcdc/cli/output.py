@@ -1,0 +1,95 @@
+"""What commands print: data to stdout, talk to stderr, tables as plain columns."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+
+class ReaderGone(Exception):
+    """Whoever read stdout has had enough (`… | head -1`)."""
+
+
+def emit(text: str) -> None:
+    """A line (or several) of data to stdout. Raises ReaderGone when nobody reads it any more."""
+    try:
+        sys.stdout.write(text + "\n")
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+
+
+def emit_json(value: object) -> None:
+    """One object on one line to stdout, at once: whoever reads a stream of things waits for it."""
+    import orjson
+
+    try:
+        text = orjson.dumps(value, default=str).decode()
+    except TypeError:  # an integer beyond 64 bits, a lone surrogate
+        import json
+
+        text = json.dumps(value, separators=(",", ":"), default=str)
+    emit(text)
+    flush()
+
+
+def flush() -> None:
+    """Raises ReaderGone."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+
+
+def silence() -> None:
+    """Nothing more to stdout: the interpreter's last flush would complain of the closed pipe."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return  # not a real file: nothing to silence
+
+
+def say(text: str) -> None:
+    """A line of talk to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def coloured() -> bool:
+    """May stdout have colour?"""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def columns(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> str:
+    """Rows under headings in aligned columns, never cut: the columns whose numbers are in `right` to the right."""
+    lines = [tuple(head), *(tuple(printable(cell) for cell in row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = [
+        "  ".join(
+            cell.rjust(width) if place in right else cell.ljust(width) for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    texts = [text.rstrip() for text in texts]
+    if coloured():
+        texts[0] = f"\x1b[1m{texts[0]}\x1b[0m"
+    return "\n".join(texts)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters spelt out: data of strangers does nothing to a terminal."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    )
+
+
+def moment(seconds: float) -> str:
+    """RFC 3339 in UTC, to the second; "-" where unknown (0) or beyond the calendar."""
+    if not seconds:
+        return "-"
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return "-"

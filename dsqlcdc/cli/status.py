@@ -1,0 +1,200 @@
+"""`dsqlcdc status`: how far every sink has come, from the state store and, where it answers, from the running process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dsqlcdc.cli.output import coloured, columns, emit, emit_json, flush, moment, say
+from dsqlcdc.cli.shape import AsJson, ConfigFile, application
+
+if TYPE_CHECKING:
+    from dsqlcdc.config import Config
+    from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Gap, Name
+    from dsqlcdc.core.records import Mark
+    from dsqlcdc.core.telemetry import Status
+    from dsqlcdc.hosts.rates import Flow
+
+app = application()
+
+_CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+
+
+@app.command()
+def status(
+    config: ConfigFile,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, with rates.")] = False,
+    every: Annotated[str, typer.Option(help="With --watch, how often.")] = "2s",
+    as_json: AsJson = False,
+) -> None:
+    """Per sink and shard: the checkpoint, how old it is, gaps; of a running process also what is open and flows.
+
+    Reads the state store beside a running daemon, and when none runs. A checkpoint's age says: nothing that arrived before is owed.
+    """
+    import asyncio
+
+    from dsqlcdc.config import load
+    from dsqlcdc.errors import ConfigError
+    from dsqlcdc.units import parse_duration
+
+    try:
+        pause = parse_duration(every)
+    except ValueError as error:
+        raise ConfigError("not a time", where="--every", why=str(error), run="dsqlcdc status --help", code="E090") from error
+    loaded = load(Path(config))
+    try:
+        asyncio.run(_show(loaded, pause if watch else None, as_json))
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+
+
+async def _show(config: Config, every: float | None, as_json: bool) -> None:
+    """Once, or every so many seconds until interrupted."""
+    import asyncio
+
+    from dsqlcdc.assemble import open_checkpoints
+    from dsqlcdc.hosts.rates import Rates
+
+    store = open_checkpoints(config, read_only=True)
+    rates = Rates()
+    try:
+        while True:
+            live = await _live(config)
+            flows = rates.look(live or (), asyncio.get_running_loop().time())
+            now = time.time()
+            seen = await collect(config, store, live, now)
+            if as_json:
+                emit_json(seen)
+            else:
+                clear = _CLEAR if every is not None and coloured() else ""
+                emit(clear + render(seen, live, flows if every is not None else {}, now))
+                flush()
+            if every is None:
+                _remarks(config, seen)
+                return
+            await asyncio.sleep(every)
+    finally:
+        await store.close()
+
+
+async def collect(config: Config, store: CheckpointStore, live: Sequence[Status] | None, now: float) -> dict[str, Any]:
+    """All that is known, as JSON: `running` None where no process answers; a sink's `streams` empty where it never ran."""
+    from dsqlcdc.hosts.http import plain
+
+    names = [name for name in await store.names() if name.pipeline == config.pipeline]
+    gaps = await store.gaps(config.pipeline)
+    sinks: dict[str, Any] = {}
+    for sink in dict.fromkeys((*config.sinks, *(name.sink for name in names))):
+        streams = [_stream(name, await store.load(name), now) for name in names if name.sink == sink]
+        running = next((status for status in live or () if status.sink == sink), None)
+        sinks[sink] = {
+            "configured": sink in config.sinks,
+            "streams": streams,
+            "gaps": _gap_counts(gaps, sink),
+            "running": plain(running) if running is not None else None,
+        }
+    return {
+        "pipeline": config.pipeline,
+        "at": moment(now),
+        "running": None if live is None else True,
+        "gaps": {"found": len(gaps), "unacknowledged": sum(not gap.acked for gap in gaps)},
+        "sinks": sinks,
+    }
+
+
+def _stream(name: Name, checkpoint: Checkpoint | None, now: float) -> dict[str, Any]:
+    marks: Mapping[str, Mark] = checkpoint.marks if checkpoint is not None else {}
+    shards = [
+        {
+            "shard": shard,
+            "checkpoint": str(mark.position),
+            "kind": mark.position.kind,
+            "arrived": moment(mark.arrived) if mark.arrived else None,
+            "age_seconds": round(max(0.0, now - mark.arrived), 3) if mark.arrived else None,
+            "ended": mark.position.kind == "end",
+        }
+        for shard, mark in sorted(marks.items())
+    ]
+    return {"stream": name.stream, "shards": shards}
+
+
+def _gap_counts(gaps: Sequence[Gap], sink: str) -> dict[str, int]:
+    """Gaps of a sink, and those that concern all."""
+    ours = [gap for gap in gaps if gap.sink in ("", sink)]
+    return {"found": len(ours), "unacknowledged": sum(not gap.acked for gap in ours)}
+
+
+async def _live(config: Config) -> Sequence[Status] | None:
+    """What a running process says of itself; None where none answers within a second, or what answers is not this pipeline."""
+    import asyncio
+
+    if config.http is None:
+        return None
+    return await asyncio.to_thread(_fetch, config.http.host, config.http.port, config.pipeline)
+
+
+def _fetch(host: str, port: int, pipeline: str) -> Sequence[Status] | None:
+    import http.client
+
+    import msgspec
+
+    from dsqlcdc.core import telemetry
+
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    connection = http.client.HTTPConnection(address, port, timeout=1.0)
+    try:
+        connection.request("GET", "/status")
+        answer: dict[str, Any] = msgspec.json.decode(connection.getresponse().read(), type=dict[str, Any])
+        statuses = msgspec.convert(answer.get("pipelines"), list[telemetry.Status], strict=False)
+    except (OSError, http.client.HTTPException, msgspec.DecodeError, UnicodeDecodeError):
+        return None  # nobody there, or somebody else: the state store is the truth, this only adds to it
+    finally:
+        connection.close()
+    ours = [status for status in statuses if status.pipeline == pipeline]
+    return ours or None
+
+
+def render(seen: Mapping[str, Any], live: Sequence[Status] | None, flows: Mapping[str, Flow], now: float) -> str:
+    """For people: one line a sink, then one a shard."""
+    from dsqlcdc.hosts.rates import line, span_text
+
+    texts = [f"{seen['pipeline']}  {seen['at']}  " + ("running" if live else "no running process answers")]
+    rows: list[tuple[str, ...]] = []
+    by_sink = {status.sink: status for status in live or ()}
+    for sink, known in seen["sinks"].items():
+        status = by_sink.get(sink)
+        if status is not None:
+            texts.append(line(status, flows.get(sink), now))
+        open_ = {shard.shard: shard for shard in status.shards} if status is not None else {}
+        if not known["streams"]:
+            rows.append((sink, "-", "never ran", "-", "-", "-", "-"))
+        for stream in known["streams"]:
+            label = sink if known["configured"] else f"{sink} (not in the config)"
+            unended = [shard for shard in stream["shards"] if not shard["ended"]]
+            for shard in unended:
+                running = open_.get(shard["shard"])
+                age = span_text(shard["age_seconds"]) if shard["age_seconds"] is not None else "-"
+                extra = (str(running.open), span_text(running.behind_ms / 1000)) if running is not None else ("-", "-")
+                rows.append((label, shard["shard"], shard["checkpoint"], shard["arrived"] or "-", age, *extra))
+            ended = len(stream["shards"]) - len(unended)
+            if ended:
+                rows.append((label, f"{ended} closed", "read to the end", "-", "-", "-", "-"))
+    texts.append(columns(("SINK", "SHARD", "CHECKPOINT", "ARRIVED", "AGE", "OPEN", "BEHIND"), rows, right=(4, 5, 6)))
+    return "\n".join(texts)
+
+
+def _remarks(config: Config, seen: Mapping[str, Any]) -> None:
+    """Talk: what is to be done."""
+    count = seen["gaps"]["unacknowledged"]
+    if count:
+        say(f"{count} unacknowledged gap{'s' if count > 1 else ''}: changes may be lost. Run: dsqlcdc gaps {config.path}")
+    if config.state.type == "memory":
+        say("The state is kept in memory: only a running process knows it.")
+    for sink, known in seen["sinks"].items():
+        if len(known["streams"]) > 1:
+            say(f"{sink} has checkpoints of {len(known['streams'])} streams: a stream re-created under its name starts anew.")

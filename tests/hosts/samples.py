@@ -1,0 +1,43 @@
+"""Statuses as pipelines give them, for tests of what shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from dsqlcdc.core.telemetry import ShardStatus, Status
+
+NOW = 1_800_000_000.0
+SETTLED = {"delivered": 90, "stale": 1, "duplicate": 5, "unrouted": 0, "parked": 2, "dead": 2}
+
+
+def shard(name: str = "shardId-000000000000", **changes: Any) -> ShardStatus:
+    plain = ShardStatus(name, "trim_horizon", "4966", NOW - 30.0, 110, 10, 1500, NOW - 2.0, ended=False)
+    return msgspec.structs.replace(plain, **changes)
+
+
+def status(sink: str = "lake", **changes: Any) -> Status:
+    plain = Status(
+        pipeline="orders-cdc",
+        sink=sink,
+        stream="orders-cdc@1700000000",
+        state="running",
+        read=110,
+        bytes=48_000,
+        settled=SETTLED,
+        open=10,
+        in_flight_bytes=4_400,
+        batches=3,
+        retries={"E120": 4},
+        dead={"unreadable": 2},
+        letters=2,
+        remembered=7,
+        memory=95,
+        commits=12,
+        committed_at=NOW - 1.5,
+        newest_version=1_799_999_990_123_456_789,
+        gaps=1,
+        shards=(shard(),),
+    )
+    return msgspec.structs.replace(plain, **changes)
