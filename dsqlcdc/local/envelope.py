@@ -11,6 +11,8 @@ import msgspec
 
 OVERSIZE = 9 * 1024 * 1024
 """A record whose text passes this is cut."""
+ENVELOPE = 200
+"""Room in a fragment's record for what is around its data."""
 DEVIATIONS = ("no_type", "nulls_left_out", "insert_for_update", "unknown_op", "outer_before_source", "no_outer_times")
 """Spec §5, one for a record at most."""
 
@@ -89,7 +91,7 @@ def _cut(envelope: dict[str, Any], limit: int, rng: random.Random) -> list[bytes
         if text == b"null" or (out and len(msgspec.json.encode(main)) < limit):
             continue
         chunk_id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
-        slices = cut_text(text, max(4, limit // 2 - 200))
+        slices = cut_text(text, limit - ENVELOPE)
         out += [
             msgspec.json.encode({"type": "fragment", "chunk_id": chunk_id, "index": index, "data": piece.decode()})
             for index, piece in enumerate(slices)
@@ -100,14 +102,20 @@ def _cut(envelope: dict[str, Any], limit: int, rng: random.Random) -> list[bytes
     return [*out, msgspec.json.encode(main)]
 
 
-def cut_text(text: bytes, size: int) -> list[bytes]:
-    """Slices of at most `size` bytes (4 or more), none of which ends within a character. Escaping at most doubles a slice of JSON text."""
+def cut_text(text: bytes, limit: int) -> list[bytes]:
+    """Slices, none of which ends within a character, and each of which has `limit` bytes (32 or more) at most as a JSON string."""
     out: list[bytes] = []
     start = 0
     while start < len(text):
-        stop = min(start + size, len(text))
-        while stop < len(text) and text[stop] & 0xC0 == 0x80:
-            stop -= 1
+        size = limit
+        while True:
+            stop = min(start + size, len(text))
+            while stop < len(text) and text[stop] & 0xC0 == 0x80:
+                stop -= 1
+            escaped = len(msgspec.json.encode(text[start:stop].decode()))
+            if escaped <= limit:
+                break
+            size = max(4, min(size - 1, (stop - start) * limit // escaped))
         out.append(text[start:stop])
         start = stop
     return out

@@ -211,7 +211,7 @@ class Generator:
         """A row of a few MiB whose image is six times as long: control characters are escaped as six bytes each."""
         slug = f"large/{self._rng.getrandbits(64):016x}"
         unit = "\x01" * 1000 + self._rng.choice("é漢🙂") + '"' + str(self._rng.random())
-        body = unit * (size // (6000 + 30) + 1)
+        body = unit * -(-size // (len(msgspec.json.encode(unit)) - 2))
         row = {"slug": slug, "body": body, "tags": None}
         return Statement("app.notes", "insert", {c: row.get(c) for c in self.database.table("app.notes").columns})
 

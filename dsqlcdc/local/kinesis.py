@@ -32,6 +32,7 @@ class _Iterator(msgspec.Struct, array_like=True):
     shard: str
     number: int
     made: float
+    epoch: int
 
 
 class Kinesis:
@@ -51,7 +52,7 @@ class Kinesis:
         self.read_throttle, self.write_throttle = read_throttle, write_throttle
         self.latest_lag = 0.0
         self._streams: dict[str, Stream] = {}
-        self._iterators_from = 0.0
+        self._epoch = 0
         self._throttled_reads: dict[str, int] = {}
 
     def reset(self) -> None:
@@ -144,7 +145,7 @@ class Kinesis:
 
     def expire_iterators(self) -> None:
         """Every iterator given so far is expired."""
-        self._iterators_from = self.clock.now() + 1e-6
+        self._epoch += 1
 
     def throttle_reads(self, shard: str, times: int) -> None:
         """The next `times` reads of this shard ("" for any) are refused with ProvisionedThroughputExceededException."""
@@ -161,7 +162,7 @@ class Kinesis:
             shard.check_read(now)
 
     def _token(self, stream: Stream, shard: Shard, number: int) -> str:
-        raw = msgspec.json.encode(_Iterator(stream.name, stream.created, shard.id, number, self.clock.now()))
+        raw = msgspec.json.encode(_Iterator(stream.name, stream.created, shard.id, number, self.clock.now(), self._epoch))
         return "AAAAAAAAAA" + base64.urlsafe_b64encode(raw).decode()
 
     def _resolve(self, token: str) -> tuple[Stream, Shard, int]:
@@ -173,7 +174,7 @@ class Kinesis:
         if stream.created != found.created:
             raise Refusal("ResourceNotFoundException", f"Stream {stream.name} under account {ACCOUNT} not found: it was created anew.")
         age = self.clock.now() - found.made
-        if age > ITERATOR_LIFE or found.made < self._iterators_from:
+        if age > ITERATOR_LIFE or found.epoch != self._epoch:
             why = f"Iterator expired: it was created {age:.0f} seconds ago, which exceeds the tolerated delay of 300000 milliseconds."
             raise Refusal("ExpiredIteratorException", why)
         return stream, stream.shard(found.shard), found.number

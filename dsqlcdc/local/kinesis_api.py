@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
+from dsqlcdc.local import listing
 from dsqlcdc.local.kinesis import Entry, Kinesis
-from dsqlcdc.local.refusal import Refusal, bad_argument, invalid
-from dsqlcdc.local.shards import Shard
+from dsqlcdc.local.refusal import Refusal, invalid, need
 from dsqlcdc.local.streams import Stream
 
 Input = Mapping[str, Any]
-TOKEN_LIFE = 300.0
 BUSY = ("CREATING", "DELETING")
 
 
@@ -23,14 +20,6 @@ class _PutRecords(msgspec.Struct, rename={"records": "Records", "name": "StreamN
     records: list[Entry]
     name: str | None = None
     arn: str | None = None
-
-
-class _ShardsToken(msgspec.Struct, array_like=True):
-    stream: str
-    created: float
-    after: str
-    query: dict[str, Any]
-    made: float
 
 
 _put_records = msgspec.json.Decoder(_PutRecords).decode
@@ -74,7 +63,7 @@ class KinesisApi:
                 return self._put_many(_put_records(body))
             given: Input = msgspec.json.decode(body or b"{}", type=dict[str, Any])
             if operation == "GetRecords":
-                return self.kinesis.get_records(_need(given, "ShardIterator"), given.get("Limit"))
+                return self.kinesis.get_records(need(given, "ShardIterator"), given.get("Limit"))
             handler = self._calls.get(operation)
             if handler is None:
                 raise Refusal("UnknownOperationException", f"The embedded Kinesis does not have {operation}.")
@@ -91,7 +80,7 @@ class KinesisApi:
             return ""
 
     def _stream(self, given: Input) -> Stream:
-        return self.kinesis.stream(given.get("StreamARN") or given.get("ResourceARN") or _need(given, "StreamName"))
+        return self.kinesis.stream(given.get("StreamARN") or given.get("ResourceARN") or need(given, "StreamName"))
 
     def _usable(self, given: Input) -> Stream:
         """A stream whose data can be reached: not while it is being made or deleted."""
@@ -108,7 +97,7 @@ class KinesisApi:
         if mode == "ON_DEMAND" and count:
             raise Refusal("ValidationException", "ShardCount must not be specified for a stream in ON_DEMAND mode")
         size = _record_size(given.get("MaxRecordSizeInKiB", 1024))
-        stream = self.kinesis.create(_need(given, "StreamName"), count or 4, mode, size)
+        stream = self.kinesis.create(need(given, "StreamName"), count or 4, mode, size)
         stream.tags.update(given.get("Tags") or {})
         return {}
 
@@ -157,64 +146,21 @@ class KinesisApi:
         return out | ({"NextToken": names[limit - 1]} if len(names) > limit else {})
 
     def _list_shards(self, given: Input) -> dict[str, Any]:
-        now = self.kinesis.clock.now()
-        query = dict(given)
-        after = given.get("ExclusiveStartShardId") or ""
-        token = given.get("NextToken")
-        if token is not None:
-            mixed = {"StreamName", "StreamARN", "ExclusiveStartShardId", "ShardFilter", "StreamCreationTimestamp"} & set(given)
-            if mixed:
-                raise bad_argument(f"NextToken and {min(mixed)} cannot be provided together.")
-            page = _shards_token(token)
-            if now - page.made > TOKEN_LIFE:
-                raise Refusal("ExpiredNextTokenException", "The NextToken has expired: it lives for 300 seconds.")
-            query, after = page.query, page.after
-            stream = self._usable({"StreamName": page.stream})
-            if stream.created != page.created:
-                raise Refusal("ResourceInUseException", f"Stream {page.stream} was created anew.")
-        else:
-            stream = self._usable(given)
-        limit = given.get("MaxResults") or 1000
-        if not 1 <= limit <= 10_000:
-            raise invalid(f"Value '{limit}' at 'maxResults' is not between 1 and 10000")
-        shards = [s for s in stream.shards.values() if s.id > after and self._wanted(stream, s, query.get("ShardFilter"), now)]
-        out: dict[str, Any] = {"Shards": [shard.describe() for shard in shards[:limit]]}
-        if len(shards) > limit:
-            kept = {"ShardFilter": query["ShardFilter"]} if query.get("ShardFilter") else {}
-            raw = msgspec.json.encode(_ShardsToken(stream.name, stream.created, shards[limit - 1].id, kept, now))
-            out["NextToken"] = base64.urlsafe_b64encode(raw).decode()
-        return out
-
-    def _wanted(self, stream: Stream, shard: Shard, given: Mapping[str, Any] | None, now: float) -> bool:
-        if not given:
-            return True
-        kind = given.get("Type")
-        if kind == "AFTER_SHARD_ID":
-            return shard.id > str(_need(given, "ShardId"))
-        if kind == "FROM_TRIM_HORIZON":
-            return True
-        if kind == "AT_TRIM_HORIZON":
-            at = max(stream.created, now - stream.retention_hours * 3600)
-            return shard.opened <= at and (not shard.closed or shard.closed >= at)
-        if kind == "AT_LATEST":
-            return not shard.closed or now - shard.closed < self.kinesis.latest_lag
-        if kind in ("AT_TIMESTAMP", "FROM_TIMESTAMP"):
-            at = float(_need(given, "Timestamp"))
-            ends_later = not shard.closed or shard.closed >= at
-            return ends_later and (kind == "FROM_TIMESTAMP" or shard.opened <= at)
-        raise invalid(f"Value '{kind}' at 'shardFilter.type' is no filter type")
+        asked = listing.asked(given, self.kinesis.clock.now())
+        stream = self._usable({"StreamName": asked.stream} if asked.stream else given)
+        return listing.page(stream, asked, self.kinesis.clock.now(), self.kinesis.latest_lag)
 
     def _iterator(self, given: Input) -> dict[str, Any]:
         stream = self._usable(given)
-        shard = stream.shard(_need(given, "ShardId"))
-        kind = _need(given, "ShardIteratorType")
+        shard = stream.shard(need(given, "ShardId"))
+        kind = need(given, "ShardIteratorType")
         token = self.kinesis.iterator(stream, shard, kind, given.get("StartingSequenceNumber"), given.get("Timestamp"))
         return {"ShardIterator": token}
 
     def _put(self, given: Input) -> dict[str, Any]:
         stream = self._usable(given)
-        key = _partition_key(_need(given, "PartitionKey"))
-        done = self.kinesis.put(stream, _need(given, "Data"), key, given.get("ExplicitHashKey"))
+        key = _partition_key(need(given, "PartitionKey"))
+        done = self.kinesis.put(stream, need(given, "Data"), key, given.get("ExplicitHashKey"))
         if done is None:
             raise Refusal("ProvisionedThroughputExceededException", f"Rate exceeded for a shard of stream {stream.name}.")
         return {"ShardId": done[0], "SequenceNumber": done[1], "EncryptionType": stream.encryption or "NONE"}
@@ -232,15 +178,15 @@ class KinesisApi:
 
     def _split(self, given: Input) -> dict[str, Any]:
         stream = self._usable(given)
-        shard = stream.shard(_need(given, "ShardToSplit"))
+        shard = stream.shard(need(given, "ShardToSplit"))
         stream.check_active()
-        stream.split(shard, int(_need(given, "NewStartingHashKey")))
+        stream.split(shard, int(need(given, "NewStartingHashKey")))
         stream.begin("UPDATING")
         return {}
 
     def _merge(self, given: Input) -> dict[str, Any]:
         stream = self._usable(given)
-        first, second = stream.shard(_need(given, "ShardToMerge")), stream.shard(_need(given, "AdjacentShardToMerge"))
+        first, second = stream.shard(need(given, "ShardToMerge")), stream.shard(need(given, "AdjacentShardToMerge"))
         stream.check_active()
         stream.merge(first, second)
         stream.begin("UPDATING")
@@ -248,7 +194,7 @@ class KinesisApi:
 
     def _scale(self, given: Input) -> dict[str, Any]:
         stream = self._usable(given)
-        current, target = len(stream.open_shards()), int(_need(given, "TargetShardCount"))
+        current, target = len(stream.open_shards()), int(need(given, "TargetShardCount"))
         if stream.mode == "ON_DEMAND":
             raise Refusal("ValidationException", "UpdateShardCount is not supported for a stream in ON_DEMAND mode.")
         if not (current + 1) // 2 <= target <= current * 2:
@@ -260,7 +206,7 @@ class KinesisApi:
 
     def _max_record(self, given: Input) -> dict[str, Any]:
         stream = self._usable(given)
-        size = _record_size(_need(given, "MaxRecordSizeInKiB"))
+        size = _record_size(need(given, "MaxRecordSizeInKiB"))
         stream.begin("UPDATING")
         stream.max_record_kib = size
         return {}
@@ -272,7 +218,7 @@ class KinesisApi:
         return self._retain(given, lambda old, new: 24 <= new <= old)
 
     def _retain(self, given: Input, allowed: Callable[[int, int], bool]) -> dict[str, Any]:
-        stream, hours = self._usable(given), int(_need(given, "RetentionPeriodHours"))
+        stream, hours = self._usable(given), int(need(given, "RetentionPeriodHours"))
         if not allowed(stream.retention_hours, hours):
             why = f"Requested retention period ({hours} hours) for stream {stream.name} does not fit the call or 24 to 8760 hours."
             raise Refusal("InvalidArgumentException", why)
@@ -281,12 +227,12 @@ class KinesisApi:
         return {}
 
     def _add_tags(self, given: Input) -> dict[str, Any]:
-        self._stream(given).tags.update(_need(given, "Tags"))
+        self._stream(given).tags.update(need(given, "Tags"))
         return {}
 
     def _remove_tags(self, given: Input) -> dict[str, Any]:
         tags = self._stream(given).tags
-        for key in _need(given, "TagKeys"):
+        for key in need(given, "TagKeys"):
             tags.pop(key, None)
         return {}
 
@@ -301,13 +247,13 @@ class KinesisApi:
     def _mode(self, given: Input) -> dict[str, Any]:
         stream = self._usable(given)
         stream.begin("UPDATING")
-        stream.mode = _need(given, "StreamModeDetails")["StreamMode"]
+        stream.mode = need(given, "StreamModeDetails")["StreamMode"]
         return {}
 
     def _encrypt(self, given: Input) -> dict[str, Any]:
         stream = self._usable(given)
         stream.begin("UPDATING")
-        stream.encryption, stream.key_id = _need(given, "EncryptionType"), _need(given, "KeyId")
+        stream.encryption, stream.key_id = need(given, "EncryptionType"), need(given, "KeyId")
         return {}
 
     def _decrypt(self, given: Input) -> dict[str, Any]:
@@ -315,13 +261,6 @@ class KinesisApi:
         stream.begin("UPDATING")
         stream.encryption = stream.key_id = None
         return {}
-
-
-def _need(given: Mapping[str, Any], name: str) -> Any:
-    value = given.get(name)
-    if value is None:
-        raise invalid(f"Value null at '{name}' failed to satisfy constraint: Member must not be null")
-    return value
 
 
 def _partition_key(key: str) -> str:
@@ -334,10 +273,3 @@ def _record_size(kib: int) -> int:
     if not 1024 <= kib <= 10240:
         raise invalid(f"Value '{kib}' at 'maxRecordSizeInKiB' is not between 1024 and 10240")
     return kib
-
-
-def _shards_token(token: str) -> _ShardsToken:
-    try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(token), type=_ShardsToken)
-    except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError):
-        raise bad_argument("Invalid NextToken.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -19,6 +20,14 @@ class Refusal(Exception):
 def invalid(what: str) -> Refusal:
     """What a service says of a member that its API model does not allow."""
     return Refusal("ValidationException", f"1 validation error detected: {what}")
+
+
+def need(given: Mapping[str, Any], name: str) -> Any:
+    """A member that must be there."""
+    value = given.get(name)
+    if value is None:
+        raise invalid(f"Value null at '{name}' failed to satisfy constraint: Member must not be null")
+    return value
 
 
 def bad_argument(why: str) -> Refusal:

@@ -81,7 +81,7 @@ class Local:
         app = web.Application(client_max_size=2**31)
         Control(self).add_to(app)
         app.router.add_route("*", "/{path:.*}", front.handle)
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
+        self._runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=0.5)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import subprocess
 import sys
@@ -77,6 +78,12 @@ async def test_a_body_of_64_mib_with_its_sha256_and_metadata_comes_back_whole(ca
     assert hashlib.sha256(await found["Body"].read()).digest() == base64.b64decode(sha)
     assert found["Metadata"] == {"a_b": "c"}
     assert (await call.s3.head_object(Bucket=bucket, Key="big"))["ContentLength"] == len(body)
+
+
+async def test_a_gzip_body_is_kept_as_it_was_sent(call: Clients, bucket: str) -> None:
+    body = gzip.compress(b"line" * 1000)
+    await call.s3.put_object(Bucket=bucket, Key="k.gz", Body=body, ContentEncoding="gzip")
+    assert await body_of(call, "k.gz") == body
 
 
 async def test_the_other_services_answer_on_the_same_port(call: Clients, bucket: str) -> None:
@@ -195,6 +202,18 @@ async def test_raw_records_go_to_the_shard_that_was_named(aws: Local) -> None:
     _, answer = await control(aws, "record", **given)
     assert [record["shard"] for record in answer["records"]] == ["shardId-000000000002"] * 2
     assert aws.kinesis.stream("s").shard("shardId-000000000002").next == 3
+
+
+async def test_reads_are_refused_as_often_as_asked(aws: Local, call: Clients) -> None:
+    aws.pipe("s", shards=1)
+    await control(aws, "throttle", refuse_reads=2)
+    stream = aws.kinesis.stream("s")
+    token = aws.kinesis.iterator(stream, stream.shard("shardId-000000000000"), "TRIM_HORIZON")
+    for _ in range(2):
+        with pytest.raises(ClientError) as caught:
+            await call.kinesis.get_records(ShardIterator=token)
+        assert code(caught) == "ProvisionedThroughputExceededException"
+    await call.kinesis.get_records(ShardIterator=token)
 
 
 async def test_reset_forgets_everything(aws: Local, call: Clients, bucket: str) -> None:

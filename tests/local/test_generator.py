@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import google_crc32c
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -58,11 +59,11 @@ def test_the_pieces_of_an_oversized_row_are_its_image_in_any_order(before: Row |
 
 def boundaries_hold(cut: Callable[[bytes, int], Sequence[bytes]]) -> None:
     @settings(database=None)
-    @given(text=texts, size=st.integers(4, 30))
-    def law(text: str, size: int) -> None:
-        pieces = cut(text.encode(), size)
+    @given(text=texts, limit=st.integers(32, 90))
+    def law(text: str, limit: int) -> None:
+        pieces = cut(text.encode(), limit)
         assert "".join(piece.decode() for piece in pieces) == text
-        assert all(0 < len(piece) <= size for piece in pieces)
+        assert all(piece and len(msgspec.json.encode(piece.decode())) <= limit for piece in pieces)
 
     law()
 
@@ -73,7 +74,7 @@ def test_no_piece_ends_within_a_character() -> None:
 
 def test_control_a_cut_at_any_byte_is_caught() -> None:
     with pytest.raises(UnicodeDecodeError):
-        boundaries_hold(lambda text, size: [text[start : start + size] for start in range(0, len(text), size)])
+        boundaries_hold(lambda text, limit: [text[start : start + limit // 7] for start in range(0, len(text), limit // 7)])
 
 
 verbs = st.lists(st.tuples(st.sampled_from(["insert", "update", "delete"]), st.integers(0, 2), st.integers(0, 9)), max_size=12)
@@ -192,6 +193,29 @@ def test_control_a_replica_that_takes_what_comes_last_differs() -> None:
         found, _, state = asyncio.run(written([BUSY], seed))
         differs += not same(replay(assemble(found), KEYS, lambda _new, _held: True), {w: r for w, r in state.items() if r is not None})
     assert differs > 0
+
+
+def test_a_12_mib_row_is_cut_at_9_mib_into_records_that_kinesis_takes() -> None:
+    async def main() -> tuple[list[bytes], Committed]:
+        aws = Local(clock=Clock(1_700_000_000.0, lambda: 0.0))
+        aws.pipe("s", shards=1)
+        await aws.commit(Commit(transactions=1, tables=["app.notes"], oversize=1))
+        shard = aws.kinesis.stream("s").shard("shardId-000000000000")
+        out: list[bytes] = []
+        number = 0
+        while number < shard.next:
+            page, number, _ = shard.read(number, 10_000, 0.0)
+            out += [base64.b64decode(json.loads(one)["Data"]) for one in page]
+        await aws.others.close()
+        return out, aws.generator().changes[-1]
+
+    found, change = asyncio.run(main())
+    fragments = [raw for raw in found if b'"type":"fragment"' in raw[:30]]
+    assert len(fragments) == 2
+    assert 8 * 2**20 < max(map(len, found)) < 10 * 2**20
+    (event,) = [event for event in assemble(found) if "chunked" in event]
+    assert event["after"] == change.row
+    assert 12 * 2**20 <= len(msgspec.json.encode(change.row)) < 13 * 2**20
 
 
 def test_one_seed_gives_the_same_records_and_another_does_not() -> None:
