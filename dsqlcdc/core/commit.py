@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from dsqlcdc.core.ledger import Ledger
 from dsqlcdc.core.patience import Patience
 from dsqlcdc.core.ports import CheckpointStore, Commit, Memory, Name
@@ -51,8 +53,17 @@ class Committer:
         horizon = min((m.arrived for m in marks.values() if m.position.kind != "end"), default=0.0) - self._lateness
         memory = self._unsaved if self._store.remembers else None
         commit = Commit(moved, memory, horizon, word if word != self._stored_word else None)
-        await self._patience.ask(lambda: self._reassembler.done(rows))
+        # A done mark makes the row's records duplicates for ever, so what the row was must be known by then: its id, so that no copy goes in
+        # again, or its version, so that no older one does. Where only reading again tells, versions need the frontier first.
+        if rows and memory is not None:
+            await self._patience.ask(lambda: self._store.commit(self._name, Commit({}, memory)))
+            commit, self._unsaved = msgspec.structs.replace(commit, memory=None), None
+        late = not self._store.remembers and self._sequencer.kind == "latest"
+        if not late:
+            await self._patience.ask(lambda: self._reassembler.done(rows))
         await self._patience.ask(lambda: self._store.commit(self._name, commit))
+        if late:
+            await self._patience.ask(lambda: self._reassembler.done(rows))
         self.marks.update(moved)
         self._stored_word, self._unsaved = word, None
         self._sequencer.forget(horizon)

@@ -113,6 +113,8 @@ class Intake:
             await self._burial.parts(result.parts, result.bad)
             self._ledger.settle((result.debt,), Outcome.DEAD)
         elif result is not None:
+            if result.known:
+                self._sequencer.remember_id(result.change.id, result.change.arrived)
             await self._go([result.change], [result.debt])
 
     async def remember(self, page: Page) -> None:
@@ -122,7 +124,7 @@ class Intake:
             item = record.parsed or self._tables.read(page.shard, record)
             record.parsed = item
             if isinstance(item, Part):
-                item = await self._reassembler.remember(item)
+                item = self._reassembler.remember(item)
             if isinstance(item, Change):
                 self._sequencer.remember((item,))
 

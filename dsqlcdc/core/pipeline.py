@@ -101,7 +101,8 @@ class Pipeline:
         await ask(lambda: recipe.checkpoints.hold(recipe.name))
         checkpoint = await ask(lambda: recipe.checkpoints.load(recipe.name))
         known = checkpoint is not None and recipe.checkpoints.remembers and all(m.kind == recipe.order for m in checkpoint.memories)
-        warm_up = None if checkpoint is None or known else recipe.lateness
+        # Parts held in memory are gone: only reading again tells which of those still to come belong to rows that are done.
+        warm_up = None if checkpoint is None or (known and recipe.fragments.durable) else recipe.lateness
         marks = dict(await ask(lambda: recipe.source.start(checkpoint, warm_up=warm_up)))
         stored = checkpoint or Checkpoint({})
         new = {shard: mark for shard, mark in marks.items() if stored.marks.get(shard) != mark}
@@ -109,7 +110,10 @@ class Pipeline:
             log.info("%s/%s: %s starts at %s%s", *_names(recipe), shard, mark.position, "" if shard in new else " (checkpoint)")
         await ask(lambda: recipe.checkpoints.commit(recipe.name, Commit(new, forget=recipe.source.forgettable())))
         self._ledger = Ledger(marks)
-        self._sequencer = (Latest if recipe.order == "latest" else Unique)(self._ledger, recipe.lateness)
+        if recipe.order == "latest":
+            self._sequencer = Latest(self._ledger, recipe.lateness, blind=recipe.sink.needs_order)
+        else:
+            self._sequencer = Unique(self._ledger, recipe.lateness)
         if known:
             for memory in stored.memories:
                 self._sequencer.load(memory)

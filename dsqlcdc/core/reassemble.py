@@ -11,7 +11,6 @@ from dsqlcdc.core.ledger import Ledger
 from dsqlcdc.core.ports import FragmentStore, Part
 from dsqlcdc.core.tables import Bad, Tables
 
-
 _AGAIN_BYTES = 64 * 1024 * 1024
 
 
@@ -24,10 +23,11 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Complete(msgspec.Struct, frozen=True):
-    """A row that became complete; `debt` answers for it."""
+    """A row that became complete; `debt` answers for it. `known`: it was settled in an earlier run already."""
 
     change: Change
     debt: int
+    known: bool = False
 
 
 class Reassembler:
@@ -43,65 +43,85 @@ class Reassembler:
         self._carriers: dict[str, int] = {}
         self._held: dict[str, list[int]] = {}
         self._again: dict[str, dict[int, Part]] = {}
+        self._again_bytes = 0
+        self._met: set[str] = set()
 
     async def take(self, part: Part, debt: int) -> Complete | Refused | None:
         """Add a part. None: it waits (or was settled). Raises Unavailable, and then nothing has changed: the same part may be given again."""
-        parked = await self._store.add(self._sink, part)
-        if parked.state == "refused":
-            return Refused([part], Bad("contradiction", parked.why), debt)
-        if parked.state == "done":
-            self._ledger.settle((debt,), Outcome.DUPLICATE)
-            return None
-        if parked.state == "waiting":
-            if self._store.durable:
-                self._ledger.settle((debt,), Outcome.PARKED)
-            else:
-                self._hold(part, debt)
-            return None
-        carrier = self._carriers.get(parked.row)
-        if carrier is not None and self._ledger.is_open(carrier):
-            self._ledger.join(carrier, debt, Outcome.DUPLICATE)
-            return None
-        parts = await self._store.row(parked.row)
-        self._carriers[parked.row] = debt
+        if not self._store.durable and not self._met.isdisjoint(_chunks(part)):
+            # Without a durable store no part is settled before its row: one that was means that the row was.
+            return await self._over(part, debt)
+        while True:
+            parked = await self._store.add(self._sink, part)
+            if parked.state == "refused":
+                return Refused([part], Bad("contradiction", parked.why), debt)
+            if parked.state == "done":
+                return await self._over(part, debt)
+            if parked.state == "waiting":
+                if self._store.durable:
+                    self._ledger.settle((debt,), Outcome.PARKED)
+                else:
+                    self._held.setdefault(part.chunk_id, []).append(debt)
+                return None
+            carrier = self._carriers.get(parked.row)
+            if carrier is not None:
+                if self._ledger.is_open(carrier):
+                    self._ledger.join(carrier, debt, Outcome.DUPLICATE)
+                else:
+                    self._ledger.settle((debt,), Outcome.DUPLICATE)
+                return None
+            parts = await self._store.row(parked.row)
+            if parts:  # else it was marked done meanwhile: ask again
+                return self._complete(parked.row, parts, debt)
+
+    def _complete(self, row: str, parts: Sequence[Part], debt: int) -> Complete | Refused:
+        self._carriers[row] = debt
         for chunk in {p.chunk_id for p in parts}:
             for held in self._held.pop(chunk, ()):
                 self._ledger.join(debt, held, None)
-        row = self._tables.assembled(parts[0], texts(parts))
-        if isinstance(row, Bad):
-            return Refused(parts, row, debt)
-        return Complete(row, debt)
+        change = self._tables.assembled(parts[0], texts(parts))
+        return Refused(parts, change, debt) if isinstance(change, Bad) else Complete(change, debt)
 
-    def _hold(self, part: Part, debt: int) -> None:
-        self._held.setdefault(part.chunk_id, []).append(debt)
+    async def _over(self, part: Part, debt: int) -> Complete | None:
+        """A part of a row that was settled before. Where parts of it were read again, the row it completes is told as known."""
+        chunks = _chunks(part)
+        if self._met.isdisjoint(chunks):
+            self._ledger.settle((debt,), Outcome.DUPLICATE)
+            return None
+        held = [chunk for chunk in chunks if chunk in self._held]
+        if held:  # pieces of an image of which none had been met, before their main record said whose they are
+            await self._store.judged(self._sink, held)
+            for chunk in held:
+                self._ledger.settle(self._held.pop(chunk), Outcome.DUPLICATE)
+        change = self.remember(part)
+        if change is None:
+            self._ledger.settle((debt,), Outcome.DUPLICATE)
+            return None
+        return Complete(change, debt, known=True)
 
-    async def remember(self, part: Part) -> Change | None:
+    def remember(self, part: Part) -> Change | None:
         """A part at or before the frontier, read again only to be remembered: the row it completes, if it does.
 
-        Kept apart from the store: a row is complete here only if all its parts were settled, so it was settled too.
+        Kept apart from the store: a row is complete here only if all its parts were settled, so it was settled too. A row's records may lie
+        on both sides of the frontiers: what is missing here then comes through `take`.
         """
+        self._met.update(_chunks(part))
         parts = self._again.setdefault(part.chunk_id, {})
+        self._again_bytes += len(part.raw) - (len(parts[part.index].raw) if part.index in parts else 0)
         parts[part.index] = part
-        main = next((p[-1] for chunk, p in self._again.items() if -1 in p and _asks(p[-1], part.chunk_id)), None)
+        main = next((p[-1] for p in self._again.values() if -1 in p and part.chunk_id in _chunks(p[-1])), None)
         if main is None or not all(set(range(n.total)) <= self._again.get(n.chunk_id, {}).keys() for n in main.needs.values()):
-            self._bound()
+            while self._again_bytes > _AGAIN_BYTES:  # remembering is help, not duty: the oldest incomplete rows give way
+                self._forget(next(iter(self._again)))
             return None
-        row = [main, *(p for n in main.needs.values() for i, p in sorted(self._again.pop(n.chunk_id).items()) if i >= 0)]
-        if not self._store.durable:
-            for known in row:  # so that a piece that comes once more is a duplicate, not an orphan
-                await self._store.add(self._sink, known)
-            await self._store.done(self._sink, [main.chunk_id])
+        row = [main, *(p for n in main.needs.values() for i, p in sorted(self._forget(n.chunk_id).items()) if i >= 0)]
         change = self._tables.assembled(main, texts(row))
         return change if isinstance(change, Change) else None
 
-    def _bound(self) -> None:
-        """Remembering is help, not duty: the oldest incomplete rows give way."""
-        while sum(len(p.raw) for parts in self._again.values() for p in parts.values()) > _AGAIN_BYTES:
-            del self._again[next(iter(self._again))]
-
-    def remembered(self) -> None:
-        """Nothing is read again any more."""
-        self._again.clear()
+    def _forget(self, chunk: str) -> dict[int, Part]:
+        parts = self._again.pop(chunk)
+        self._again_bytes -= sum(len(part.raw) for part in parts.values())
+        return parts
 
     async def overdue(self, before: float) -> Sequence[Part]:
         """Parts whose row is incomplete though its newest part arrived before `before` (seconds), or beyond the store's bytes."""
@@ -142,5 +162,6 @@ def _index(part: Part) -> int:
     return part.index
 
 
-def _asks(main: Part, chunk_id: str) -> bool:
-    return any(need.chunk_id == chunk_id for need in main.needs.values())
+def _chunks(part: Part) -> set[str]:
+    """The chunk ids a part names: its own, or all of its row where it is a main record."""
+    return {part.chunk_id, *(need.chunk_id for need in part.needs.values())}

@@ -92,6 +92,7 @@ class _Memory:
 
 
 _SETTLED = -1
+_KNOWN = -2  # the sink says that it is in; no commit has said so yet
 
 
 class Unique:
@@ -124,11 +125,11 @@ class Unique:
         for change, debt in zip(changes, debts, strict=True):
             id = change.id
             if id in young:
-                self._again(id, young[id], debt)
+                self._again(change, young[id], debt)
                 continue
             for entries in older:
                 if id in entries:
-                    self._again(id, entries[id], debt)
+                    self._again(change, entries[id], debt)
                     break
             else:
                 young[id] = page
@@ -137,21 +138,23 @@ class Unique:
                 ids.append(id)
         return going, owed
 
-    def _again(self, id: bytes, page: int, debt: int) -> None:
+    def _again(self, change: Change, page: int, debt: int) -> None:
         """The id has been met: join its original while that is open, else it is in."""
         ids, debts = self._pages.get(page, ((), ()))
         for n, known in enumerate(ids):
-            if known == id:
+            if known == change.id:
                 if self._ledger.is_open(debts[n]):
                     self._ledger.join(debts[n], debt, Outcome.DUPLICATE)
                     return
                 break
         self._ledger.settle((debt,), Outcome.DUPLICATE)
+        if page == _KNOWN:  # the sink need not say so again once the frontier has passed this record
+            self.settled((change,))
 
     def settled(self, changes: Sequence[Change]) -> None:
         self._fresh.extend([change.id for change in changes])
         if changes:
-            self._newest = max(self._newest, changes[-1].arrived, changes[0].arrived)
+            self._newest = max(self._newest, max([change.arrived for change in changes]))
 
     def remember(self, changes: Iterable[Change]) -> None:
         for change in changes:
@@ -159,7 +162,8 @@ class Unique:
 
     def remember_id(self, id: bytes, arrived: float) -> None:
         """A change that the sink itself says is in."""
-        self._memory.young(arrived).setdefault(id, _SETTLED)
+        if self._memory.get(id) is None:
+            self._memory.young(arrived)[id] = _KNOWN
 
     def take_memory(self) -> Memory | None:
         self._pages = {page: entry for page, entry in self._pages.items() if entry[1] and self._ledger.page_open(entry[1][0])}
@@ -184,12 +188,14 @@ class Latest:
     """The newest version of each row: what replicas want. An older one than was met is stale; an equal one is a duplicate.
 
     A stale one is settled at once: what overtook it is either open, and read again after a crash, or remembered with the same commit.
+    `blind`: the destination applies what it gets without comparing versions. Then what it says is in goes on again all the same: an older
+    version may be read before it, and would otherwise stay.
     """
 
     kind = "latest"
 
-    def __init__(self, ledger: Ledger, lateness: float) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, lateness: float, *, blind: bool = False) -> None:
+        self._ledger, self._blind = ledger, blind
         self._memory = _Memory(max(lateness, 1.0))
         self._fresh: dict[bytes, int] = {}
         self._newest = 0.0
@@ -206,6 +212,7 @@ class Latest:
             if change.id in self._in:
                 self._learn(row, change.version, change.arrived)
                 self._ledger.settle((debt,), Outcome.DUPLICATE)
+                self.settled((change,))
             elif version is None or version < change.version:
                 self._put(row, change.version, change.arrived)
                 self._open[change.id] = debt
@@ -255,7 +262,8 @@ class Latest:
             self._put(row, version, arrived)
 
     def remember_id(self, id: bytes, arrived: float) -> None:
-        self._in.add(id)
+        if not self._blind:
+            self._in.add(id)
 
     def take_memory(self) -> Memory | None:
         if not self._fresh:
