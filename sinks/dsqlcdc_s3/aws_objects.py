@@ -163,7 +163,8 @@ def policy(options: Options) -> str:
         },
     ]
     if options.kms_key_id:
-        key = options.kms_key_id if options.kms_key_id.startswith("arn:") else f"arn:aws:kms:*:*:key/{options.kms_key_id}"
+        alias = options.kms_key_id.startswith("alias/")  # IAM knows keys only
+        key = options.kms_key_id if options.kms_key_id.startswith("arn:") else f"arn:aws:kms:*:*:key/{'*' if alias else options.kms_key_id}"
         statements.append({"Effect": "Allow", "Action": ["kms:GenerateDataKey", "kms:Decrypt"], "Resource": key})
     return json.dumps(statements)
 

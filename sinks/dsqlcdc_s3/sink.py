@@ -73,7 +73,7 @@ class S3Sink(Sink):
         self._prev: Link | None = None
         self._newest = 0.0
         self._voided: list[str] = []
-        self._told: Mapping[str, Progress] = {}
+        self._reported: Mapping[str, Progress] = {}
         self._memory = Memory()
         self._begun: Begun | None = None
         self._stopped: Held | None = None
@@ -235,7 +235,7 @@ class S3Sink(Sink):
             prev=self._prev,
             newest_arrived=max(self._newest, max(part.arrivals[1] for part in parts)),
             parts=[entry(part, part.partition.key(prefix, n, number)) for number, part in enumerate(parts)],
-            reads=differences(progress, self._told),
+            reads=differences(progress, self._reported),
             voided=list(self._voided),
         )
 
@@ -249,7 +249,7 @@ class S3Sink(Sink):
                 self._pass(*taken)
                 return False
         begun.claimed = True
-        self._told = begun.progress
+        self._reported = begun.progress
         noted = set(begun.manifest.voided)
         self._voided = [key for key in self._voided if key not in noted]
         return True
