@@ -10,13 +10,14 @@ A sink class that names its model `Options` and its factory a classmethod has it
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.fields import FieldInfo
 
 from dsqlcdc.units import parse_duration, parse_size
 
-__all__ = ["Duration", "Size", "StrictOptions", "duration", "size"]
+__all__ = ["Duration", "Size", "StrictOptions", "duration", "size", "unit_of"]
 
 
 class StrictOptions(BaseModel):
@@ -46,6 +47,14 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h)\s*$", "examples": ["30s"]}),
 ]
 """Seconds, written `30s`."""
+
+
+def unit_of(field: FieldInfo) -> Literal["size", "duration"] | None:
+    """What a field of a model is written as, if it is a Size or a Duration."""
+    functions = [part.func for part in field.metadata if isinstance(part, BeforeValidator)]
+    if _size in functions:
+        return "size"
+    return "duration" if _duration in functions else None
 
 
 def size(default: str, *, least: str = "1B", description: str | None = None) -> Any:

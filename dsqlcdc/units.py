@@ -7,7 +7,7 @@ from fractions import Fraction
 
 _SIZES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _TIMES = {"ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600)}
-_QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-zµ]*)", re.ASCII)
+_QUANTITY = re.compile(r"(\d{1,19}(?:\.\d{1,9})?)\s*([A-Za-zµ]*)", re.ASCII)
 _MEANT = {
     **dict.fromkeys(("k", "kb", "kib", "K"), "KiB"),
     **dict.fromkeys(("m", "mb", "mib"), "MiB"),
@@ -48,7 +48,9 @@ def parse_duration(value: object) -> float:
         if unit.lower() in ("d", "day", "days"):
             raise ValueError(f"no such unit of time, {unit!r}: write {value_text(number * 24)}h")
         meant = _MEANT_TIME.get(unit.lower()) or next((u for u in _TIMES if u == unit.lower()), None)
-        raise ValueError(f"no such unit of time, {unit!r}: " + (f"write {value_text(number)}{meant}" if meant else "the units are ms, s, m, h"))
+        raise ValueError(
+            f"no such unit of time, {unit!r}: " + (f"write {value_text(number)}{meant}" if meant else "the units are ms, s, m, h")
+        )
     return float(number * _TIMES[unit])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -135,7 +136,7 @@ def _step(here: Any, part: str | int) -> Any:
 
 
 def _models(here: Any) -> list[type[BaseModel]]:
-    if isinstance(here, type) and issubclass(here, BaseModel):
+    if inspect.isclass(here) and issubclass(here, BaseModel):
         return [here]
     if getattr(here, "__origin__", None) in (dict, list, tuple):
         return []

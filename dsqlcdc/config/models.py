@@ -37,8 +37,10 @@ def _stream(value: str) -> str:
 
 
 def _start(value: object) -> Start:
-    if value == "latest" or value == "trim_horizon":
-        return value
+    if value == "latest":
+        return "latest"
+    if value == "trim_horizon":
+        return "trim_horizon"
     if isinstance(value, str) and re.match(r"\d", value):
         try:
             when = datetime.fromisoformat(value)
@@ -51,8 +53,8 @@ def _start(value: object) -> Start:
 
 
 def _path(value: Path, info: ValidationInfo) -> Path:
-    directory = (info.context or {}).get("directory", ".") if isinstance(info.context, dict) else "."
-    return Path(directory) / value.expanduser()
+    context: Any = info.context or {}
+    return Path(context.get("directory", ".")) / value.expanduser()
 
 
 def glob(value: str) -> str:

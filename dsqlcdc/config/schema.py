@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -19,7 +20,10 @@ def schema() -> dict[str, Any]:
     defs: dict[str, Any] = made.setdefault("$defs", {})
     common = defs.pop("SinkCommon")
     branches = [_branch(kind, common, defs) for kind in sink_types()]
-    made["properties"]["sinks"]["additionalProperties"] = {"oneOf": branches}
+    sinks: dict[str, Any] = made["properties"]["sinks"]
+    (pattern,) = sinks.pop("patternProperties")
+    sinks |= {"propertyNames": {"pattern": pattern}, "additionalProperties": {"oneOf": branches}}
+    made["properties"]["tables"]["additionalProperties"] = False
     opened = cast(dict[str, Any], _open(made))
     opened["$defs"]["variable"] = _VARIABLE
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **opened, "title": "dsqlcdc config"}
@@ -45,7 +49,7 @@ def _branch(kind: str, common: dict[str, Any], defs: dict[str, Any]) -> dict[str
 def _open(node: Any) -> Any:
     """Let `${VAR}` stand wherever more than any string is asked for."""
     if isinstance(node, list):
-        return [_open(item) for item in cast(list[Any], node)]
+        return [_open(item) for item in cast(Sequence[Any], node)]
     if not isinstance(node, dict):
         return node
     made = {key: value if key in ("default", "examples", "required") else _open(value) for key, value in cast(dict[str, Any], node).items()}

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel
 
 from dsqlcdc.config.resolved import Config, SinkConfig
-from dsqlcdc.options import StrictOptions
+from dsqlcdc.options import StrictOptions, unit_of
 from dsqlcdc.units import format_duration, format_size
 
 MASK = "***"
@@ -20,8 +20,6 @@ _SECRET = re.compile(
     r"secret|passw(or)?d|passphrase|pwd|token|credential|authorization|signature|(^|[_-])(auth|keys?)$|api[_-]?key|private", re.I
 )
 _OPEN = re.compile(r"^(kms_key(_id)?|allow_private|key_columns)$", re.I)
-_DURATIONS = frozenset(("lateness", "skew", "poll", "max_age"))
-_SIZES = frozenset(("prefetch", "max_bytes"))
 
 
 def is_secret(name: str) -> bool:
@@ -50,7 +48,7 @@ def show(config: Config) -> dict[str, Any]:
 def secrets_of(data: Any, *, hidden: bool = False) -> Iterator[str]:
     """Every text of a sink's options that may not be shown: under a secret's name, or the user or query of a URL."""
     if isinstance(data, Mapping):
-        for name, value in cast(Mapping[Any, Any], data).items():
+        for name, value in cast(Mapping[str, Any], data).items():
             yield from secrets_of(value, hidden=hidden or is_secret(str(name)))
     elif isinstance(data, (list, tuple)):
         for value in cast(Sequence[Any], data):
@@ -95,27 +93,27 @@ def _mask(name: str, value: Any) -> Any:
     if is_secret(name) and value is not None and not isinstance(value, bool):
         return [MASK] * len(cast(Sequence[Any], value)) if isinstance(value, (list, tuple)) else MASK
     if isinstance(value, Mapping):
-        return {str(key): _mask(str(key), inner) for key, inner in cast(Mapping[Any, Any], value).items()}
+        return {str(key): _mask(str(key), inner) for key, inner in cast(Mapping[str, Any], value).items()}
     if isinstance(value, (list, tuple)):
         return [_mask(name, inner) for inner in cast(Sequence[Any], value)]
     return mask_url(value) if isinstance(value, str) else value
 
 
 def _block(block: StrictOptions) -> dict[str, Any]:
-    return {name: _value(name, getattr(block, name)) for name in type(block).model_fields}
+    return {name: _value(name, unit_of(field), getattr(block, name)) for name, field in type(block).model_fields.items()}
 
 
-def _value(name: str, value: Any) -> Any:
-    if name in _DURATIONS:
+def _value(name: str, unit: str | None, value: Any) -> Any:
+    if unit == "duration":
         return format_duration(value)
-    if name in _SIZES:
+    if unit == "size":
         return format_size(value)
     if name == "start":
         return _moment(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple):
-        return list(cast(tuple[Any, ...], value))
+        return list(cast(Sequence[Any], value))
     return _block(value) if isinstance(value, BaseModel) and isinstance(value, StrictOptions) else value
 
 

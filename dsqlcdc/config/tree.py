@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 Path = tuple[str | int, ...]
 
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?")
-_WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
-_WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_NULLS: dict[str, Any] = dict.fromkeys(("", "~", "null", "Null", "NULL"))
+_WORDS = _NULLS | {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _DEEPEST = 50
 _MOST = 100_000
 
@@ -68,7 +69,7 @@ def parse(text: str, report: Report, expand: Expand) -> Tree:
         mark = error.problem_mark or error.context_mark
         place = Place(mark.line + 1, mark.column + 1) if mark else Place()
         why = "; ".join(part for part in (error.context, error.problem) if part)
-        fix = "One file holds one document" if isinstance(error, yaml.composer.ComposerError) and "document" in why else ""
+        fix = "One file holds one document" if isinstance(error, ComposerError) and "document" in why else ""
         line = text.splitlines()[place.line - 1] if 0 < place.line <= len(text.splitlines()) else ""
         fix = fix or ("Put quotes around ${…} inside { } and [ ]" if "${" in line else "")
         fix = fix or ("Indent with spaces" if "\t" in line else "")
