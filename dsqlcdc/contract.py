@@ -90,7 +90,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     known. `image` and `old_image` are the JSON text of the row after and before, in the form sinks write; None where there is none. They share
     memory with `raw`, the record exactly as received, until somebody decodes them.
     `assembled` holds, for an oversized row, the reassembled image texts exactly as received, by "before" and "after".
-    `arrived` is Kinesis's ApproximateArrivalTimestamp, seconds since the epoch. `typed` is the row model's instance, if the table has one.
+    `arrived` is Kinesis's ApproximateArrivalTimestamp, seconds since the epoch. An oversized row has the position and arrival of the record
+    that completed it, which answers for it; `raw` is its main record. `typed` is the row model's instance, if the table has one.
     """
 
     id: bytes

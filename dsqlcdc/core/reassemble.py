@@ -72,15 +72,19 @@ class Reassembler:
                 return None
             parts = await self._store.row(parked.row)
             if parts:  # else it was marked done meanwhile: ask again
-                return self._complete(parked.row, parts, debt)
+                return self._complete(parked.row, parts, part, debt)
 
-    def _complete(self, row: str, parts: Sequence[Part], debt: int) -> Complete | Refused:
+    def _complete(self, row: str, parts: Sequence[Part], carrier: Part, debt: int) -> Complete | Refused:
         self._carriers[row] = debt
         for chunk in {p.chunk_id for p in parts}:
             for held in self._held.pop(chunk, ()):
                 self._ledger.join(debt, held, None)
         change = self._tables.assembled(parts[0], texts(parts))
-        return Refused(parts, change, debt) if isinstance(change, Bad) else Complete(change, debt)
+        if isinstance(change, Bad):
+            return Refused(parts, change, debt)
+        # The frontier may have passed the main record long ago. The row is owed where its carrier is: sinks that remember go by that.
+        change = msgspec.structs.replace(change, shard=carrier.shard, sequence=carrier.sequence, arrived=carrier.arrived)
+        return Complete(change, debt)
 
     async def _over(self, part: Part, debt: int) -> Complete | None:
         """A part of a row that was settled before. Where parts of it were read again, the row it completes is told as known."""

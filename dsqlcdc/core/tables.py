@@ -71,7 +71,7 @@ class Tables:
             return Bad(unreadable.code, unreadable.detail)
 
     def assembled(self, main: Part, pieces: dict[str, list[bytes]]) -> Change | Bad:
-        """The change of a complete oversized row; its position is its main record's."""
+        """The change of a complete oversized row, at its main record's position (which counts for the id of a row without a key)."""
         envelope: wire.Envelope | None = None
         try:
             envelope, images = wire.join(main, pieces)

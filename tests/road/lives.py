@@ -7,9 +7,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
+from unittest import mock
 
 from dsqlcdc.contract import Batching, Outcome
 from dsqlcdc.core.backoff import Backoff
+from dsqlcdc.core.ledger import Ledger
 from dsqlcdc.core.pipeline import Pipeline, Recipe
 from dsqlcdc.core.ports import CheckpointStore, FragmentStore, Name
 from dsqlcdc.core.tables import Tables
@@ -78,13 +80,15 @@ class Parts:
 
     checkpoints: Callable[[bool], CheckpointStore] = lambda remembers: RememberingCheckpoints() if remembers else MemoryCheckpoints()
     fragments: Callable[[bool], FragmentStore] = lambda durable: DurableFragments(["s"]) if durable else MemoryFragments(["s"])
-    run: Callable[[Recipe], Pipeline] = Pipeline
+    ledger: type[Ledger] = Ledger
     survives: Callable[[FragmentStore], bool] = lambda store: store.durable
 
 
 def play(scenario: Scenario, seed: int, parts: Parts | None = None) -> int:
     """One world to its end; the number of lives it took. Raises Broken."""
-    return virtual.run(_play(scenario, seed, parts or Parts()))
+    parts = parts or Parts()
+    with mock.patch("dsqlcdc.core.pipeline.Ledger", parts.ledger):
+        return virtual.run(_play(scenario, seed, parts))
 
 
 async def _play(scenario: Scenario, seed: int, parts: Parts) -> int:
@@ -109,7 +113,7 @@ async def _play(scenario: Scenario, seed: int, parts: Parts) -> int:
             lanes=1 if scenario.says != "nothing" else rng.randint(1, 3),
             batching=Batching(bytes=rng.choice((600, 5000, 1 << 20)), records=rng.choice((1, 3, 100)), age=rng.choice((0.0, 0.5, 5.0))),
         )
-        pipeline = parts.run(
+        pipeline = Pipeline(
             Recipe(
                 name=Name("p", "s", world.stream.name),
                 source=MortalSource(MemorySource(world.stream, seed=rng.randrange(1 << 30), page=rng.choice((1, 4, 20))), life),
