@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
-DSQLCDC = [sys.executable, "-P", "-m", "dsqlcdc.cli"]
+DSQLCDC = [sys.executable, "-P", "-m", "dsqlcdc"]
 ENVIRONMENT = {
     **os.environ,
     "AWS_ACCESS_KEY_ID": "a",
