@@ -32,7 +32,9 @@ def sink_factory(type: str) -> SinkFactory:
         known = sink_types()
         near = get_close_matches(type, known, n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"there is no sink type {type!r}", why=f"the types are {', '.join(known) or 'none: nothing is installed'}{hint}", code="E014")
+        raise ConfigError(
+            f"there is no sink type {type!r}", why=f"the types are {', '.join(known) or 'none: nothing is installed'}{hint}", code="E014"
+        )
     if len(points) > 1:
         offers = " and ".join(sorted(f"{package} ({value})" for value, package in points))
         raise ConfigError(f"two plugins offer the sink type {type!r}", why=f"{offers}: uninstall one of them", code="E015")

@@ -66,7 +66,9 @@ class Stdout(Sink):
         try:
             await asyncio.to_thread(self._print, text)
         except (BrokenPipeError, ValueError) as error:
-            raise Misconfigured("standard output is closed", where="sink stdout", why=str(error), run="the command again, with a reader") from error
+            raise Misconfigured(
+                "standard output is closed", where="sink stdout", why=str(error), run="the command again, with a reader"
+            ) from error
         return ()
 
     def _print(self, text: bytes) -> None:
