@@ -67,12 +67,14 @@ def watchers_of(config: Config, once: bool, plain: bool) -> list[Watcher]:
     from typing import Any
 
     from dsqlcdc.assemble import Assembly
-    from dsqlcdc.hosts import display, http
+    from dsqlcdc.hosts import display
 
     def shown(assembly: Assembly) -> AbstractAsyncContextManager[Any]:
         return display.display(assembly.statuses, live=False if plain else None, every=5.0 if once else 60.0)
 
     def served(assembly: Assembly) -> AbstractAsyncContextManager[Any]:
+        from dsqlcdc.hosts import http  # a web server costs half a second to import: only where one is wanted
+
         assert config.http is not None
         return http.serve(config.http.listen, assembly.statuses, source=assembly.reading)
 
