@@ -48,6 +48,7 @@ from dsqlcdc.local.clock import Clock
 from dsqlcdc.local.database import Statement
 from dsqlcdc.local.faults import Fault
 from dsqlcdc.local.generator import Commit, Committed, Generator, Summary
-from dsqlcdc.local.server import Local, Pipe, serve
+from dsqlcdc.local.region import Pipe
+from dsqlcdc.local.server import Local, serve
 
 __all__ = ["Clock", "Commit", "Committed", "Fault", "Generator", "Local", "Pipe", "Statement", "Summary", "serve"]

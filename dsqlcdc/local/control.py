@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -12,9 +12,7 @@ from aiohttp import web
 from dsqlcdc.local.faults import Fault
 from dsqlcdc.local.generator import Commit
 from dsqlcdc.local.refusal import Refusal
-
-if TYPE_CHECKING:
-    from dsqlcdc.local.server import Local
+from dsqlcdc.local.region import Region
 
 PAGE = 1000
 _T = TypeVar("_T")
@@ -82,8 +80,8 @@ class CdcState(_Given):
 class Control:
     """The calls. A mistake in what was asked is answered with 400 and {"error": …}."""
 
-    def __init__(self, local: Local) -> None:
-        self._local = local
+    def __init__(self, region: Region) -> None:
+        self._region = region
 
     def add_to(self, app: web.Application) -> None:
         calls: dict[str, Callable[[bytes], Awaitable[Any]]] = {
@@ -109,32 +107,34 @@ class Control:
         app.router.add_get("/_dsqlcdc/truth/state", self._state)
 
     async def _health(self, _request: web.Request) -> web.Response:
-        return _json({"now": self._local.clock.now(), "streams": self._local.kinesis.names(), "clusters": list(self._local.dsql.clusters)})
+        return _json(
+            {"now": self._region.clock.now(), "streams": self._region.kinesis.names(), "clusters": list(self._region.dsql.clusters)}
+        )
 
     async def _faults(self, _request: web.Request) -> web.Response:
-        return _json({"hits": self._local.faults.hits, "waiting": self._local.faults.waiting()})
+        return _json({"hits": self._region.faults.hits, "waiting": self._region.faults.waiting()})
 
     async def _commit(self, body: bytes) -> Any:
-        return await self._local.commit(_read(body, Commit))
+        return await self._region.commit(_read(body, Commit))
 
     async def _pipe(self, body: bytes) -> Any:
         given = _read(body, Pipe)
-        return self._local.pipe(given.stream, given.shards, given.max_record_kib)
+        return self._region.pipe(given.stream, given.shards, given.max_record_kib)
 
     async def _reset(self, _body: bytes) -> Any:
-        await self._local.reset()
+        await self._region.reset()
         return {}
 
     async def _fault(self, body: bytes) -> Any:
-        self._local.faults.add(_read(body, Fault))
+        self._region.faults.add(_read(body, Fault))
         return {}
 
     async def _clear(self, _body: bytes) -> Any:
-        self._local.faults.clear()
+        self._region.faults.clear()
         return {}
 
     async def _throttle(self, body: bytes) -> Any:
-        given, kinesis = _read(body, Throttle), self._local.kinesis
+        given, kinesis = _read(body, Throttle), self._region.kinesis
         kinesis.read_throttle = kinesis.read_throttle if given.reads is None else given.reads
         kinesis.write_throttle = kinesis.write_throttle if given.writes is None else given.writes
         if given.refuse_reads:
@@ -142,16 +142,16 @@ class Control:
         return {"reads": kinesis.read_throttle, "writes": kinesis.write_throttle}
 
     async def _clock(self, body: bytes) -> Any:
-        self._local.clock.advance(_read(body, Advance).seconds)
-        return {"now": self._local.clock.now()}
+        self._region.clock.advance(_read(body, Advance).seconds)
+        return {"now": self._region.clock.now()}
 
     async def _expire(self, _body: bytes) -> Any:
-        self._local.kinesis.expire_iterators()
+        self._region.kinesis.expire_iterators()
         return {}
 
     async def _trim(self, body: bytes) -> Any:
         given = _read(body, Shards)
-        stream = self._local.kinesis.stream(given.stream)
+        stream = self._region.kinesis.stream(given.stream)
         chosen = [stream.shard(given.shard)] if given.shard else list(stream.shards.values())
         if given.until:
             if not given.shard:
@@ -161,42 +161,42 @@ class Control:
 
     async def _empty_reads(self, body: bytes) -> Any:
         given = _read(body, Shards)
-        stream = self._local.kinesis.stream(given.stream)
+        stream = self._region.kinesis.stream(given.stream)
         for shard in [stream.shard(given.shard)] if given.shard else stream.open_shards():
             shard.empty_reads = given.times
         return {}
 
     async def _record(self, body: bytes) -> Any:
         given = _read(body, Raw)
-        stream = self._local.kinesis.stream(given.stream)
+        stream = self._region.kinesis.stream(given.stream)
         explicit = str(stream.shard(given.shard).start) if given.shard else None
         data = base64.b64decode(given.data, validate=True)
-        done = [self._local.kinesis.put_bytes(stream, data, given.partition_key, explicit) for _ in range(given.copies)]
+        done = [self._region.kinesis.put_bytes(stream, data, given.partition_key, explicit) for _ in range(given.copies)]
         return {"records": [{"shard": one[0], "sequence": one[1]} for one in done if one is not None]}
 
     async def _bucket(self, body: bytes) -> Any:
         given = _read(body, Bucket)
-        return {"done": await self._local.others.hide_bucket(given.name, given.gone)}
+        return {"done": await self._region.others.hide_bucket(given.name, given.gone)}
 
     async def _cdc(self, body: bytes) -> Any:
         given = _read(body, CdcState)
-        cluster = self._local.dsql.cluster(given.cluster)
+        cluster = self._region.dsql.cluster(given.cluster)
         if given.idle is not None:
             cluster.idle = given.idle
         if given.role_delay is not None:
-            self._local.dsql.role_delay = given.role_delay
+            self._region.dsql.role_delay = given.role_delay
         if given.stream:
-            stream = self._local.dsql.stream(given.cluster, given.stream)
+            stream = self._region.dsql.stream(given.cluster, given.stream)
             if given.impair is not None:
                 stream.impair(given.impair)
             if given.fail is not None:
                 stream.fail(given.fail)
-            self._local.dsql.deliver()
+            self._region.dsql.deliver()
             return {"status": stream.status, "waiting": stream.waiting}
         return {"status": cluster.status}
 
     async def _changes(self, request: web.Request) -> web.StreamResponse:
-        generator = self._local.generator(request.query.get("cluster", ""))
+        generator = self._region.generator(request.query.get("cluster", ""))
         start, limit = int(request.query.get("from", "0")), int(request.query.get("limit", "0"))
         stop = min(start + limit, len(generator.changes)) if limit else len(generator.changes)
 
@@ -207,7 +207,7 @@ class Control:
         return await _stream(request, lines())
 
     async def _state(self, request: web.Request) -> web.StreamResponse:
-        generator = self._local.generator(request.query.get("cluster", ""))
+        generator = self._region.generator(request.query.get("cluster", ""))
         table = request.query.get("table", "")
 
         async def lines() -> AsyncIterator[bytes]:
