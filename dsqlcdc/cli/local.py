@@ -49,7 +49,7 @@ def local(
             return  # told to end: that is how it ends
         except OSError as error:
             why = error.strerror or str(error)
-            raise Misconfigured("cannot listen", where=f"127.0.0.1:{port}", why=why, run="dsqlcdc local --port 0", code="E130") from error
+            raise Misconfigured("cannot listen", where=f"127.0.0.1:{port}", why=why, run="dsqlcdc local --port 0", code="E131") from error
 
     asyncio.run(serving())
 
