@@ -25,6 +25,8 @@ ITERATOR_LIFE = 285.0
 ROOM_PATIENCE = 5.0
 """Seconds an answer's body is left unread for want of room, before it is dropped."""
 PAGE_RECORDS = 10_000
+VISIBLE = 1.0
+"""Seconds after its arrival time within which a record can surely be read: an answer at the tip says nothing of the last one."""
 _SMALL = 64 * 1024
 _WALK = 60.0
 
@@ -50,7 +52,7 @@ class Fetched(msgspec.Struct):
 
     `lo`: the number of the record it follows (−1: it begins at a time or the trim horizon). `found`: it was asked for AT the record of
     `start`, and that one was there (and is not among `records`). `decided` False: that is not known yet. `begun`: it was read by a new
-    iterator at `start`. `now`: the service's clock when it answered.
+    iterator at `start`. `now`: at the tip, all that arrived up to then (the service's clock) has been read.
     """
 
     serial: int
@@ -288,7 +290,7 @@ class Feed:
         self._counters.received(len(reply.records), payload)
         self._expected = max(_SMALL, reply.size)
         fetched = self._fetched(cursor, reply.records, reply.iterator, verifying)
-        fetched.begun, fetched.now = begun, reply.now or sent_at
+        fetched.begun, fetched.now = begun, (reply.now or sent_at) - VISIBLE
         fetched.behind, fetched.children = reply.behind, tuple(reply.children)
         self._keep(fetched)
         if reply.behind == 0:

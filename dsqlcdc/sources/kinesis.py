@@ -203,6 +203,10 @@ class KinesisSource:
         self._merge.put((reader, page, held, read_to))
         self._moved.ring()
 
+    def moved(self) -> None:
+        """A shard was read further, though there is no page to say so."""
+        self._moved.ring()
+
     async def may_read(self, reader: Reader) -> None:
         """Wait while this shard is too far ahead of the slowest. The slowest never waits, so this cannot lock up."""
         while True:

@@ -32,6 +32,8 @@ class Owner(Protocol):
 
     def put(self, reader: Reader, page: Page, held: int, read_to: float) -> None: ...
 
+    def moved(self) -> None: ...
+
     async def may_read(self, reader: Reader) -> None: ...
 
     async def gap(self, gap: Gap) -> None: ...
@@ -177,6 +179,7 @@ class Reader:
             self._share.release(held)
             if self.queued == 0:
                 self.handed_to = self.floor
+            self._owner.moved()
             return
         if not records:
             self._emptied = loop.time()

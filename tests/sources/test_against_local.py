@@ -69,7 +69,7 @@ async def test_splits_merges_and_update_shard_count_while_reading(aws: Local) ->
         async with client("kinesis", Aws(region="us-east-1", endpoint_url=aws.endpoint)) as kinesis:
 
             async def settled() -> list[dict[str, object]]:
-                while (await kinesis.describe_stream_summary(StreamName=STREAM))["StreamDescriptionSummary"]["StreamStatus"] != "ACTIVE":
+                while (await kinesis.describe_stream_summary(StreamName=STREAM))["StreamDescriptionSummary"]["StreamStatus"] != "ACTIVE":  # noqa: ASYNC110 a status can only be asked for
                     await asyncio.sleep(0.02)
                 listed: list[dict[str, object]] = (await kinesis.list_shards(StreamName=STREAM))["Shards"]
                 open_now = [s for s in listed if "EndingSequenceNumber" not in s["SequenceNumberRange"]]  # type: ignore[operator]

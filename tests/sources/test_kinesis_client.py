@@ -203,6 +203,23 @@ async def test_a_sequence_number_the_shard_never_had_is_told_from_other_bad_argu
     assert caught.value.code == "E104"
 
 
+async def test_the_three_ways_to_begin() -> None:
+    asked_for: list[dict[str, Any]] = []
+
+    async def answer(request: web.Request, asked: dict[str, Any]) -> web.Response:
+        asked_for.append(asked)
+        return web.json_response({"ShardIterator": "it"})
+
+    async with kinesis(answer) as client:
+        for position in (TRIM_HORIZON, Position("time", arrived=1_800_000_000.9), Position("after", "77", 5.0)):
+            assert await client.iterator(SHARD, position) == "it"
+    common = {"StreamName": "orders-cdc", "ShardId": SHARD}
+    assert asked_for[0] == {**common, "ShardIteratorType": "TRIM_HORIZON"}
+    assert asked_for[1] == {**common, "ShardIteratorType": "AT_TIMESTAMP", "Timestamp": asked_for[1]["Timestamp"]}
+    assert 1_799_999_999.9 < asked_for[1]["Timestamp"] <= 1_800_000_000.9  # never later than asked
+    assert asked_for[2] == {**common, "ShardIteratorType": "AT_SEQUENCE_NUMBER", "StartingSequenceNumber": "77"}
+
+
 async def test_an_answer_that_is_not_one_is_unavailable() -> None:
     async def answer(request: web.Request, asked: dict[str, Any]) -> web.Response:
         return web.Response(body=b'{"Records": [{"Seq')
