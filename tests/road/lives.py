@@ -135,6 +135,8 @@ async def _play(scenario: Scenario, seed: int, parts: Parts) -> int:
         pipeline._ledger.check()
         if last:
             _judge(scenario, seed, world, destination, letters, pipeline)
+            if fragments.durable and await fragments.waiting() != (0, 0):
+                raise Broken(scenario.name, seed, f"parts wait though every row was complete: {await fragments.waiting()}")
             return lives
 
 
