@@ -23,7 +23,8 @@ Control over HTTP, JSON in and out; a mistake is answered with 400 and {"error":
                                      "operation": "PutObject", "code": "SlowDown", "status": 503, "times": 3}; a write that takes place
                                      but whose answer is lost: {"kind": "lost", "service": "s3", "operation": "PutObject"}
     GET  /_dsqlcdc/faults            {"hits", "waiting"};    POST /_dsqlcdc/faults/clear
-    POST /_dsqlcdc/throttle          {"reads": bool, "writes": bool} switch the shard limits; {"refuse_reads": n, "shard": id}
+    POST /_dsqlcdc/throttle          {"reads": bool, "writes": bool} switch the shard limits; {"refuse_reads": n, "shard": id};
+                                     {"latest_lag": seconds} for which AT_LATEST still lists a closed shard
     POST /_dsqlcdc/clock             {"seconds"}: push the clock: iterators and tokens expire, retention trims, statuses go on
     POST /_dsqlcdc/iterators/expire  every shard iterator given so far is expired
     POST /_dsqlcdc/trim              {"stream", "shard", "until": sequence number (with it) | "before": time}; neither: everything held

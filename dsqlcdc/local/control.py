@@ -33,11 +33,15 @@ class Advance(_Given):
 
 
 class Throttle(_Given):
-    """`reads` and `writes` switch the limits; `refuse_reads`: so many reads of `shard` ("" for any) are refused."""
+    """`reads` and `writes` switch the limits; `refuse_reads`: so many reads of `shard` ("" for any) are refused.
+
+    `latest_lag`: seconds for which ListShards by AT_LATEST still gives a shard that was closed.
+    """
 
     reads: bool | None = None
     writes: bool | None = None
     refuse_reads: int = 0
+    latest_lag: float | None = None
     shard: str = ""
 
 
@@ -103,8 +107,8 @@ class Control:
             app.router.add_post(f"/_dsqlcdc/{name}", _answering(call))
         app.router.add_get("/_dsqlcdc/health", self._health)
         app.router.add_get("/_dsqlcdc/faults", self._faults)
-        app.router.add_get("/_dsqlcdc/truth/changes", self._changes)
-        app.router.add_get("/_dsqlcdc/truth/state", self._state)
+        app.router.add_get("/_dsqlcdc/truth/changes", _guarded(self._changes))
+        app.router.add_get("/_dsqlcdc/truth/state", _guarded(self._state))
 
     async def _health(self, _request: web.Request) -> web.Response:
         return _json(
@@ -137,6 +141,7 @@ class Control:
         given, kinesis = _read(body, Throttle), self._region.kinesis
         kinesis.read_throttle = kinesis.read_throttle if given.reads is None else given.reads
         kinesis.write_throttle = kinesis.write_throttle if given.writes is None else given.writes
+        kinesis.latest_lag = kinesis.latest_lag if given.latest_lag is None else given.latest_lag
         if given.refuse_reads:
             kinesis.throttle_reads(given.shard, given.refuse_reads)
         return {"reads": kinesis.read_throttle, "writes": kinesis.write_throttle}
@@ -231,10 +236,20 @@ async def _stream(request: web.Request, lines: _Lines) -> web.StreamResponse:
     return response
 
 
-def _answering(call: Callable[[bytes], Awaitable[Any]]) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def handle(request: web.Request) -> web.Response:
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _answering(call: Callable[[bytes], Awaitable[Any]]) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return _json(await call(await request.read()))
+
+    return _guarded(handle)
+
+
+def _guarded(handler: _Handler) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
         try:
-            return _json(await call(await request.read()))
+            return await handler(request)
         except (ValueError, Refusal) as error:
             return _json({"error": str(error)}, 400)
 

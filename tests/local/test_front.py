@@ -216,6 +216,44 @@ async def test_reads_are_refused_as_often_as_asked(aws: Local, call: Clients) ->
     await call.kinesis.get_records(ShardIterator=token)
 
 
+async def test_trimming_expiring_empty_pages_and_lagging_lists_are_had_over_http(aws: Local, call: Clients) -> None:
+    aws.pipe("s", shards=1)
+    shard, stream = "shardId-000000000000", aws.kinesis.stream("s")
+    _, wrote = await control(aws, "record", stream="s", data="YQ==", copies=3)
+    second = wrote["records"][1]["sequence"]
+    assert await control(aws, "trim", stream="s", shard=shard, until=second) == (200, {"trimmed": 2})
+    assert (await control(aws, "trim", stream="s", until=second))[0] == 400
+    await control(aws, "empty-reads", stream="s", times=1)
+    ask = {"StreamName": "s", "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON"}
+    token = (await call.kinesis.get_shard_iterator(**ask))["ShardIterator"]
+    counts = [len((await call.kinesis.get_records(ShardIterator=token))["Records"]) for _ in range(2)]
+    assert counts == [0, 1]
+    await control(aws, "iterators/expire")
+    with pytest.raises(ClientError) as caught:
+        await call.kinesis.get_records(ShardIterator=token)
+    assert code(caught) == "ExpiredIteratorException"
+    await control(aws, "throttle", latest_lag=60)
+    stream.split(stream.shard(shard), 2**127)
+    latest = {"StreamName": "s", "ShardFilter": {"Type": "AT_LATEST"}}
+    assert len((await call.kinesis.list_shards(**latest))["Shards"]) == 3
+    await control(aws, "clock", seconds=61)
+    assert len((await call.kinesis.list_shards(**latest))["Shards"]) == 2
+    assert await control(aws, "trim", stream="s") == (200, {"trimmed": 1})
+
+
+async def test_a_cdc_stream_is_impaired_mended_and_failed_over_http(aws: Local) -> None:
+    pipe = aws.pipe("s", shards=1)
+    key = {"cluster": pipe.cluster, "stream": pipe.cdc_stream}
+    await control(aws, "cdc", **key, impair="KINESIS_ACCESS_DENIED")
+    await control(aws, "commit", transactions=5)
+    shard = aws.kinesis.stream("s").shard("shardId-000000000000")
+    assert shard.next == 1
+    assert await control(aws, "cdc", **key, impair="") == (200, {"status": "ACTIVE", "waiting": 0})
+    assert shard.next > 1
+    assert (await control(aws, "cdc", **key, fail="INTERNAL_ERROR"))[1]["status"] == "FAILED"
+    assert (await control(aws, "cdc", cluster=pipe.cluster, idle=True))[1] == {"status": "IDLE"}
+
+
 async def test_reset_forgets_everything(aws: Local, call: Clients, bucket: str) -> None:
     aws.pipe("s")
     aws.faults.add(Fault(kind="error"))

@@ -46,3 +46,5 @@ def test_a_taken_port_is_an_error_where_the_server_is_started() -> None:
 def test_a_refused_control_call_is_a_value_error_with_the_servers_words() -> None:
     with LocalAws() as aws, pytest.raises(ValueError, match="not found"):
         aws.control("trim", stream="none")
+    with LocalAws() as aws, pytest.raises(ValueError, match="does not exist"):
+        aws.changes("unknown")
