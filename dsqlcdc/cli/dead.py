@@ -128,7 +128,7 @@ async def _one(config: Config, name: str, path: str) -> tuple[str, DeadLetter]:
         except KeyError:
             near = [(found, letter) async for found, letter in _letters(store, config, _Filter("", "", "", 0.0)) if name in found]
         except ValueError as error:
-            raise Misconfigured("this dead letter cannot be read", where=name, why=str(error), code="E207") from error
+            raise Misconfigured("this dead letter cannot be read", where=name, why=str(error), code="E093") from error
     finally:
         await store.close()
     if not near:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 app = application()
 
+_SHORTEST = 0.2
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 
@@ -45,6 +46,8 @@ def status(
         pause = parse_duration(every)
     except ValueError as error:
         raise ConfigError("not a time", where="--every", why=str(error), run="dsqlcdc status --help", code="E090") from error
+    if pause < _SHORTEST:
+        raise ConfigError("too often", where="--every", why="200ms is the shortest", run="dsqlcdc status --help", code="E090")
     loaded = load(Path(config))
     try:
         asyncio.run(_show(loaded, pause if watch else None, as_json))
