@@ -10,10 +10,10 @@ import asyncio
 import importlib
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import msgspec
@@ -26,6 +26,8 @@ from dsqlcdc.sources.service import Admit, Description, Expired, Reply, Throttle
 from dsqlcdc.sources.shards import Shard, parse
 
 _BODY_PATIENCE = 120.0  # seconds for a whole answer; a body may be slow, not endless
+
+_RENEW_EVERY = 30.0  # seconds between two clients, while credentials are refused as expired
 
 _admit: ContextVar[Admit] = ContextVar("admit")
 
@@ -136,11 +138,35 @@ async def _read(raw: Any, admit: Admit | None) -> bytearray:
 class KinesisClient:
     """The Service port over aiobotocore. Made by `connect`."""
 
-    def __init__(self, client: Any, stream: str, clock: Callable[[], float]) -> None:
+    def __init__(self, make: Callable[[], AbstractAsyncContextManager[Any]], stream: str, clock: Callable[[], float]) -> None:
         self.stream = stream
-        self._client = client
+        self._make = make
         self._clock = clock
+        self._client: Any = None
+        self._holder: AbstractAsyncContextManager[Any] | None = None
+        self._opened_at = 0.0
+        self._renewing = asyncio.Lock()
         self._named = {"StreamARN": stream} if stream.startswith("arn:") else {"StreamName": stream}
+
+    async def open(self) -> None:
+        holder = self._make()
+        self._client = await holder.__aenter__()
+        self._holder, self._opened_at = holder, asyncio.get_running_loop().time()
+
+    async def close(self) -> None:
+        if self._holder is not None:
+            holder, self._holder = self._holder, None
+            await holder.__aexit__(None, None, None)
+
+    async def _renew(self) -> None:
+        """Look the credentials up anew: those of a file or the environment are not refreshed by botocore when somebody renews them."""
+        async with self._renewing:
+            if asyncio.get_running_loop().time() - self._opened_at < _RENEW_EVERY:
+                return
+            old = self._holder
+            await self.open()
+            if old is not None:
+                await old.__aexit__(None, None, None)
 
     async def describe(self) -> Description:
         answer = await self._ask("describe the stream", "", lambda: self._client.describe_stream_summary(**self._named))
@@ -199,7 +225,10 @@ class KinesisClient:
         except Fault:
             raise
         except errors() as error:
-            raise _fault(error, doing, where, shard, by_sequence) from error
+            fault = _fault(error, doing, where, shard, by_sequence)
+            if fault.code == "E122":
+                await self._renew()
+            raise fault from error
 
 
 def _fault(error: Exception, doing: str, where: str, shard: str, by_sequence: bool) -> Fault:
@@ -250,7 +279,12 @@ async def connect(stream: str, aws: Aws, *, clock: Callable[[], float], connecti
         raise Misconfigured("cannot read the stream", where=f"source.stream {stream}", why="this is not the ARN of a Kinesis stream")
     if found and aws.region is None:
         aws = msgspec.structs.replace(aws, region=found[1])
-    async with aws_module.client(
-        "kinesis", aws, parsers=_parsers(), http_session_cls=_session_class(), max_pool_connections=connections
-    ) as client:
-        yield KinesisClient(client, stream, clock)
+    make = partial(
+        aws_module.client, "kinesis", aws, parsers=_parsers(), http_session_cls=_session_class(), max_pool_connections=connections
+    )
+    client = KinesisClient(make, stream, clock)
+    await client.open()
+    try:
+        yield client
+    finally:
+        await client.close()

@@ -203,6 +203,20 @@ async def test_a_sequence_number_the_shard_never_had_is_told_from_other_bad_argu
     assert caught.value.code == "E104"
 
 
+async def test_expired_credentials_are_looked_up_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsqlcdc.sources.kinesis_client._RENEW_EVERY", 0.0)
+
+    async def answer(request: web.Request, asked: dict[str, Any]) -> web.Response:
+        renewed = "AKIARENEWED" in request.headers["Authorization"]
+        return web.Response(body=body(1)) if renewed else refusal("ExpiredTokenException", "The security token has expired")
+
+    async with kinesis(answer) as client:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIARENEWED")
+        with pytest.raises(Unavailable, match="expired"):
+            await read(client)
+        assert len((await read(client)).records) == 1
+
+
 async def test_the_three_ways_to_begin() -> None:
     asked_for: list[dict[str, Any]] = []
 
