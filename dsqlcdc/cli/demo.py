@@ -36,7 +36,9 @@ def demo(
 
     logs.setup("text", "warning")
     try:
-        report = asyncio.run(demonstration.demo(directory=directory, port=port, say=say, stay=stay, watch=lambda config: watchers_of(config, False, as_json)))
+        report = asyncio.run(
+            demonstration.demo(directory=directory, port=port, say=say, stay=stay, watch=lambda config: watchers_of(config, False, as_json))
+        )
     except asyncio.CancelledError:
         raise typer.Exit(130) from None
     if as_json:
@@ -62,4 +64,6 @@ def _show(report: Report) -> None:
     for what, names in found.examples.items():
         for name in names:
             emit(f"  {what}: {name}")
-    emit(f"look at: {report.directory}/lake/cdc/data (gzip JSON Lines), {report.directory}/lake/cdc/manifests, {report.directory}/dsqlcdc.yaml")
+    emit(
+        f"look at: {report.directory}/lake/cdc/data (gzip JSON Lines), {report.directory}/lake/cdc/manifests, {report.directory}/dsqlcdc.yaml"
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from dsqlcdc.core.backoff import Backoff
 from dsqlcdc.errors import Stopped, Unavailable
@@ -59,3 +59,15 @@ class Patience:
         if attempt in (0, 5) or attempt % 20 == 19:
             log.warning("%s; attempt %d, next in %.1f s", error, attempt + 1, pause)
         await asyncio.sleep(pause)
+
+
+async def until(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+    """The work's result, or None where `stop` was set before it was done: then it was cancelled."""
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Literal
 
@@ -17,7 +17,7 @@ from dsqlcdc.core.commit import Committer
 from dsqlcdc.core.deliver import Delivery, Room
 from dsqlcdc.core.intake import Intake
 from dsqlcdc.core.ledger import Imbalance, Ledger
-from dsqlcdc.core.patience import Patience
+from dsqlcdc.core.patience import Patience, until
 from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterStore, FragmentStore, Name, Source
 from dsqlcdc.core.reassemble import Reassembler
 from dsqlcdc.core.route import Route, Router
@@ -83,7 +83,10 @@ class Pipeline:
         """
         try:
             async with AsyncExitStack() as stack:
-                intake = await self._begin(stack)
+                intake = await until(self._begin(stack), stop)
+                if intake is None:
+                    self.state = "done"
+                    return
                 self.state = "running"
                 try:
                     await self._work(intake, stop)
@@ -98,6 +101,7 @@ class Pipeline:
 
     async def _begin(self, stack: AsyncExitStack) -> Intake:
         recipe, ask = self._recipe, self._patience.ask
+        stack.push_async_callback(recipe.source.close)
         await ask(lambda: recipe.checkpoints.hold(recipe.name))
         checkpoint = await ask(lambda: recipe.checkpoints.load(recipe.name))
         known = checkpoint is not None and recipe.checkpoints.remembers and all(m.kind == recipe.order for m in checkpoint.memories)
@@ -170,7 +174,7 @@ class Pipeline:
         async with asyncio.TaskGroup() as group:
             delivering = group.create_task(delivery.run())
             committing = group.create_task(self._commit_often())
-            stopped = await _until(self._read(intake), stop)
+            stopped = await until(self._read(intake), stop) is None
             self.state = "draining"
             delivery.close()
             if stopped:
@@ -181,7 +185,7 @@ class Pipeline:
             await asyncio.wait({delivering})
             committing.cancel()
 
-    async def _read(self, intake: Intake) -> None:
+    async def _read(self, intake: Intake) -> Literal[True]:
         recipe, loop = self._recipe, asyncio.get_running_loop()
         due = loop.time() + _EXPIRY_CHECK
         async with aclosing(recipe.source.pages()) as pages:  # type: ignore[type-var]
@@ -197,6 +201,7 @@ class Pipeline:
                 if loop.time() >= due:
                     await intake.expire(recipe.source.slowest() - recipe.max_age)
                     due = loop.time() + _EXPIRY_CHECK
+        return True
 
     async def _commit_often(self) -> None:
         while True:
@@ -266,24 +271,8 @@ def _names(recipe: Recipe) -> tuple[str, str]:
     return recipe.name.pipeline, recipe.name.sink
 
 
-async def _until(work: Awaitable[None], stop: asyncio.Event) -> bool:
-    """Do the work to its end, or until `stop` is set: then it is cancelled. True where it was stopped."""
-    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-            return False
-        return True
-    finally:
-        for task in (working, stopping):
-            task.cancel()
-        await asyncio.gather(working, stopping, return_exceptions=True)
-
-
 def _first(error: BaseException) -> BaseException:
     """The first real error of a group of tasks."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-

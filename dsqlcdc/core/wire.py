@@ -167,5 +167,3 @@ def join(main: Part, pieces: dict[str, list[bytes]]) -> tuple[Envelope, dict[str
             raise Unreadable(f"the reassembled `{name}` is not valid JSON: {error}", "bad_envelope") from None
         images[name] = text
     return envelope, images
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ import msgspec
 
 from dsqlcdc.assemble import Assembly, assemble
 from dsqlcdc.config import Config
+from dsqlcdc.core.patience import until
 from dsqlcdc.core.pipeline import Pipeline
 from dsqlcdc.core.telemetry import Status
 from dsqlcdc.errors import Fault, Lost, Stopped
@@ -46,7 +47,12 @@ class Result(msgspec.Struct, frozen=True):
 
 
 async def run(
-    config: Config, *, once: bool = False, deadline: float | None = None, stop: asyncio.Event | None = None, watchers: Sequence[Watcher] = ()
+    config: Config,
+    *,
+    once: bool = False,
+    deadline: float | None = None,
+    stop: asyncio.Event | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> Result:
     """Run every pipeline of the config. A sink that stops does not stop the others.
 
@@ -56,7 +62,7 @@ async def run(
     stop = stop or asyncio.Event()
     async with AsyncExitStack() as stack:
         stack.enter_context(_signals(stop))
-        assembly = await _unless(stop, stack.enter_async_context(assemble(config, once=once, deadline=deadline)))
+        assembly = await until(stack.enter_async_context(assemble(config, once=once, deadline=deadline)), stop)
         if assembly is None:
             return Result((), {}, 0)
         for watcher in watchers:
@@ -79,18 +85,6 @@ async def _one(pipeline: Pipeline, stop: asyncio.Event) -> Fault | None:
         log.exception("%s/%s stopped", pipeline.status().pipeline, pipeline.status().sink)
         return Stopped("the pipeline stopped", where=f"sink {pipeline.status().sink}", why=f"{type(error).__name__}: {error}")
     return None
-
-
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Assembly]) -> Assembly | None:
-    """The work's result, or None where `stop` came first; then it was cancelled."""
-    opening, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return opening.result() if opening.done() else None
-    finally:
-        opening.cancel()
-        stopping.cancel()
-        await asyncio.gather(opening, stopping, return_exceptions=True)
 
 
 @contextmanager

@@ -66,9 +66,7 @@ def _balanced(sink: dict[str, Any]) -> bool:
     return bool(sink["read"] == sum(sink["settled"].values()) + sink["open"])
 
 
-async def demo(
-    *, directory: Path | None = None, port: int = 0, say: Say, stay: bool = False, watch: Watch = lambda config: []
-) -> Report:
+async def demo(*, directory: Path | None = None, port: int = 0, say: Say, stay: bool = False, watch: Watch = lambda config: []) -> Report:
     """Run it; the report. `port` of the http page, 0: none is named and one is drawn. With `stay` everything goes on until cancelled.
 
     Leaves config, state and a copy of the lake in `directory` (a new one under the temporary directory where None).
@@ -125,7 +123,13 @@ async def _write(local: Local, cluster: str, aws: Aws, say: Say) -> None:
             oversize = int(number == 1)
             summary = await local.commit(
                 Commit(
-                    cluster=cluster, transactions=200, duplicates=0.05, disorder=20, deviations=0.05, oversize=oversize, evolve=["app.notes"]
+                    cluster=cluster,
+                    transactions=200,
+                    duplicates=0.05,
+                    disorder=20,
+                    deviations=0.05,
+                    oversize=oversize,
+                    evolve=["app.notes"],
                 )
             )
             what = f"{summary.end - summary.first} changes in {sum(summary.sent.values())} records"

@@ -59,7 +59,9 @@ class Server:
             mine = range(shard, records, shards)
             self.total.append(len(mine))
             for at in range(0, len(mine), page):
-                rows = [(self.sequence(shard, at + i), T0 / 1e9 + n / 1000, record(n, row_bytes)) for i, n in enumerate(mine[at : at + page])]
+                rows = [
+                    (self.sequence(shard, at + i), T0 / 1e9 + n / 1000, record(n, row_bytes)) for i, n in enumerate(mine[at : at + page])
+                ]
                 left = max(0, len(mine) - at - page)
                 self.pages[f"{shard}:{at}"] = render(rows, f"{shard}:{min(at + page, len(mine))}", left)
 

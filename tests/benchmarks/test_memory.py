@@ -51,7 +51,9 @@ def test_a_remembered_id_costs_little(kind: type[Unique] | type[Latest], limit: 
 
 def _change(table: Table, n: int, arrived: float) -> Change:
     id = (n * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128)).to_bytes(16)
-    return Change(id, Op.INSERT, table, msgspec.Raw(b'{"id":%d}' % n), 1_780_000_000_000_000_000 + n, "", None, None, b"", "shard", "1", arrived)
+    return Change(
+        id, Op.INSERT, table, msgspec.Raw(b'{"id":%d}' % n), 1_780_000_000_000_000_000 + n, "", None, None, b"", "shard", "1", arrived
+    )
 
 
 def test_a_stalled_sink_does_not_fill_the_memory(tmp_path: Path) -> None:
@@ -116,7 +118,9 @@ def _first_line(directory: Path, remembered: int) -> float:
 
 def _run_until_first_line(path: Path, *, kill: bool) -> float:
     began = time.monotonic()
-    process = subprocess.Popen([*harness.DSQLCDC, "run", str(path)], env=harness.ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*harness.DSQLCDC, "run", str(path)], env=harness.ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     assert process.stdout is not None
     line = process.stdout.readline()
     took = time.monotonic() - began

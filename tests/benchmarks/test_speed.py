@@ -53,10 +53,7 @@ class Body(msgspec.Struct, rename="pascal"):
 
 def test_wire_to_change_is_within_reach_of_the_msgspec_floor() -> None:
     """A page's body to raw, keyed, de-duplicated changes whose debts are settled, against decoding body and envelopes alone."""
-    pages = [
-        render([(f"{p:06d}{n:050d}", 1.78e9 + n, record(p * 1000 + n)) for n in range(1000)], "next", 1)
-        for p in range(50)
-    ]
+    pages = [render([(f"{p:06d}{n:050d}", 1.78e9 + n, record(p * 1000 + n)) for n in range(1000)], "next", 1) for p in range(50)]
     floor_body, floor_envelope = msgspec.json.Decoder(FloorBody).decode, msgspec.json.Decoder(FloorEnvelope).decode
     body = msgspec.json.Decoder(Body).decode
 
