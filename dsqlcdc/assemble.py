@@ -28,7 +28,6 @@ from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
 
-
 _ROOM = 96 * 1024 * 1024
 """Bytes in flight of one pipeline, at least: a few of the largest rows, and one batch being written while the next one fills."""
 

@@ -11,6 +11,9 @@ from dsqlcdc.core.ports import Checkpoint
 from dsqlcdc.core.records import TRIM_HORIZON, Mark, Page, Position, Record
 
 
+AT_ONCE = Batching(age=0.0)
+
+
 class MemoryShard:
     """One shard: its records in order, its parents, whether it takes no more records."""
 
@@ -157,7 +160,7 @@ class RecordingSink(Sink):
         self,
         answer: Callable[[Sequence[Change]], Awaitable[Sequence[Setback]]] | None = None,
         *,
-        batching: Batching = Batching(age=0.0),
+        batching: Batching = AT_ONCE,
         lanes: int = 1,
         known: Iterable[Known] = (),
     ) -> None:
