@@ -37,9 +37,10 @@ def custom_endpoint(aws: Aws, service: str = "") -> bool:
 def client(service: str, aws: Aws, *, parsers: Any = None, **config: Any) -> AbstractAsyncContextManager[Any]:
     """An aiobotocore client, open for the length of the `async with`.
 
-    One call is one request: botocore does not retry (our loops decide, and a hidden retry of a conditional write would answer 412 to its
-    own success). `config` overrides fields of botocore's Config; `parsers` replaces its response parser factory. Credentials are looked
-    up and refreshed without blocking the loop. Raises Misconfigured (no region, no such profile, unusable setting) or Unavailable
+    botocore does not retry: our loops decide. (aiohttp itself sends an idempotent request once more when a kept-alive connection turns out
+    to be closed, so a conditional write may be answered 412 by its own success: whoever writes so must look.) `config` overrides fields
+    of botocore's Config; `parsers` replaces its response parser factory. Credentials are looked up and refreshed without blocking the
+    loop. Raises Misconfigured (no region, no such profile, unusable setting) or Unavailable
     (credentials could not be fetched) on entering. Leaving, cancelled or not, closes the connections.
     """
     return _client(service, aws, parsers, config)

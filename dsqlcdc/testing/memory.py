@@ -10,7 +10,6 @@ from dsqlcdc.contract import Batching, Change, Known, Resume, Setback, Sink
 from dsqlcdc.core.ports import Checkpoint
 from dsqlcdc.core.records import TRIM_HORIZON, Mark, Page, Position, Record
 
-
 AT_ONCE = Batching(age=0.0)
 
 

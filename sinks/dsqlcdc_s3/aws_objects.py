@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -46,7 +47,7 @@ class AwsObjects:
                 await self._client.put_object(
                     Bucket=self._options.bucket,
                     Key=key,
-                    Body=body,
+                    Body=io.BytesIO(body),  # sent in pieces: bytes of this size would be written in one step of the loop
                     ContentType=content_type,
                     ChecksumAlgorithm="SHA256",
                     ChecksumSHA256=checksum,
