@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The config file (YAML).", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: one object, or one a line.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Answer yes to the question.")]
 
 
+class Command(TyperCommand):
+    """A command whose usage line reads as our documents do: `dsqlcdc status [OPTIONS] CONFIG`."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        arguments = [param for param in self.params if isinstance(param, TyperArgument)]
+        return ["[OPTIONS]", *(param.metavar or (param.name or "").upper() for param in arguments)]
+
+
+class Application(typer.Typer):
+    """A typer application whose commands are ours."""
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        options.setdefault("cls", Command)
+        return super().command(name, **options)
+
+
 def application() -> typer.Typer:
     """A typer application of one command in our settings: plain help (rich costs 150 ms), no local values in tracebacks (secrets)."""
-    return typer.Typer(
+    return Application(
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -13,7 +14,7 @@ __all__ = ["Flow", "Rates", "behind", "bytes_text", "count_text", "line", "settl
 
 
 class Flow(msgspec.Struct, frozen=True):
-    """Per second, between the last two looks."""
+    """Per second."""
 
     read: float = 0.0
     bytes: float = 0.0
@@ -21,22 +22,29 @@ class Flow(msgspec.Struct, frozen=True):
 
 
 class Rates:
-    """Remembers the counts of the last look of each pipeline; a counter that has gone back (a new run) starts anew."""
+    """Remembers the counts of the looks of the last `window` seconds, so that a rate is steady though pages come once a second.
 
-    def __init__(self) -> None:
-        self._last: dict[tuple[str, str], tuple[float, int, int, int]] = {}
+    A counter that has gone back (a new run) starts anew.
+    """
+
+    def __init__(self, window: float = 5.0) -> None:
+        self._window = window
+        self._looks: dict[tuple[str, str], deque[tuple[float, int, int, int]]] = {}
 
     def look(self, statuses: Sequence[Status], now: float) -> Mapping[str, Flow]:
-        """Each sink's flow since the last look; `now` in monotonic seconds. Nothing flows at the first."""
+        """Each sink's flow over the window, or since the last look if that is longer ago; `now` in monotonic seconds. At first nothing flows."""
         flows: dict[str, Flow] = {}
         for status in statuses:
-            name = status.pipeline, status.sink
+            looks = self._looks.setdefault((status.pipeline, status.sink), deque())
             counts = status.read, status.bytes, sum(status.settled.values())
-            before, *old = self._last.get(name, (now, *counts))
-            elapsed = now - before
-            deltas = [new - was for new, was in zip(counts, old, strict=True)]
-            flows[status.sink] = Flow(*(delta / elapsed for delta in deltas)) if elapsed > 0 and min(deltas) >= 0 else Flow()
-            self._last[name] = (now, *counts)
+            if looks and any(new < old for new, old in zip(counts, looks[-1][1:], strict=True)):
+                looks.clear()
+            while len(looks) > 1 and looks[1][0] <= now - self._window:
+                looks.popleft()
+            looks.append((now, *counts))
+            since, *old = looks[0]
+            elapsed = now - since
+            flows[status.sink] = Flow(*((new - was) / elapsed for new, was in zip(counts, old, strict=True))) if elapsed > 0 else Flow()
         return flows
 
 

@@ -35,6 +35,20 @@ def test_every_command_has_help(project: Project, words: list[str], flag: str) -
     assert answer.err == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        (["status"], "dsqlcdc status [OPTIONS] CONFIG"),
+        (["gaps"], "dsqlcdc gaps [OPTIONS] [ack ID] CONFIG"),
+        (["dead", "show"], "dsqlcdc dead show [OPTIONS] NAME CONFIG"),
+        (["config", "schema"], "dsqlcdc config schema [OPTIONS]"),
+        (["run"], "dsqlcdc run [OPTIONS] CONFIG"),
+    ],
+)
+def test_the_usage_line_is_golden(project: Project, words: list[str], usage: str) -> None:
+    assert project.run(*words, "--help").out.splitlines()[0] == f"Usage: {usage}"
+
+
 def test_the_list_of_commands_is_golden(project: Project) -> None:
     lines = project.run().out.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in lines] == ["run", "config", "status", "dead", "gaps", "demo", "local"]

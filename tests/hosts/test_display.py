@@ -17,18 +17,25 @@ from dsqlcdc.testing.virtual import run
 from .samples import NOW, shard, status
 
 
-def test_rates_are_of_the_last_interval() -> None:
+def test_rates_are_of_the_last_interval_when_looks_are_seldom() -> None:
     rates = Rates()
     assert rates.look([status()], 10.0)["lake"] == Flow()
-    later = status(read=160, bytes=58_000, settled={"delivered": 150})
-    assert rates.look([later], 12.0)["lake"] == Flow(25.0, 5_000.0, 25.0)
-    assert rates.look([later], 13.0)["lake"] == Flow()
+    later = status(read=710, bytes=108_000, settled={"delivered": 700})
+    assert rates.look([later], 70.0)["lake"] == Flow(10.0, 1_000.0, 10.0)
+    assert rates.look([later], 130.0)["lake"] == Flow()
+
+
+def test_rates_are_steady_though_pages_come_in_bursts() -> None:
+    rates = Rates(5.0)
+    seen = [rates.look([status(read=1000 * (tick // 2), settled={})], tick / 2)["lake"].read for tick in range(60)]
+    assert all(800 <= rate <= 1200 for rate in seen[10:])
 
 
 def test_a_counter_that_went_back_is_a_new_run_not_a_negative_rate() -> None:
     rates = Rates()
     rates.look([status()], 0.0)
     assert rates.look([status(read=0, bytes=0, settled={})], 1.0)["lake"] == Flow()
+    assert rates.look([status(read=30, bytes=0, settled={})], 4.0)["lake"] == Flow(10.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
