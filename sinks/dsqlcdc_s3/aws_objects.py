@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -47,7 +46,7 @@ class AwsObjects:
                 await self._client.put_object(
                     Bucket=self._options.bucket,
                     Key=key,
-                    Body=io.BytesIO(body),  # sent in pieces: bytes of this size would be written in one step of the loop
+                    Body=body,  # bytes: aiohttp may send it twice (see client), and a file would be at its end by then
                     ContentType=content_type,
                     ChecksumAlgorithm="SHA256",
                     ChecksumSHA256=checksum,
