@@ -26,11 +26,12 @@ Bury = Callable[[Change, Setback, int], Awaitable[None]]
 
 
 class Lot(msgspec.Struct, frozen=True):
-    """Changes that go down the road together, their debts, and their bytes in memory."""
+    """Changes that go down the road together, their debts, their bytes in memory, and when (loop time) they were offered."""
 
     changes: Sequence[Change]
     debts: Sequence[int]
     size: int
+    since: float
 
 
 class Room:
@@ -102,7 +103,6 @@ class _Lane:
     def __init__(self) -> None:
         self.pending: deque[Lot] = deque()
         self.records = self.bytes = 0
-        self.since = 0.0
         self.wake = asyncio.Event()
         self.writing = False
 
@@ -137,9 +137,7 @@ class Delivery:
                 self._append(lane, some, owed)
 
     def _append(self, lane: _Lane, changes: Sequence[Change], debts: Sequence[int]) -> None:
-        lot = Lot(changes, debts, size_of(changes))
-        if not lane.pending:
-            lane.since = asyncio.get_running_loop().time()
+        lot = Lot(changes, debts, size_of(changes), asyncio.get_running_loop().time())
         lane.pending.append(lot)
         lane.records += len(changes)
         lane.bytes += lot.size
@@ -189,7 +187,7 @@ class Delivery:
                     lane.writing = False
             else:
                 try:
-                    async with asyncio.timeout_at(lane.since + self._sink.batching.age):
+                    async with asyncio.timeout_at(lane.pending[0].since + self._sink.batching.age):
                         await lane.wake.wait()
                 except TimeoutError:
                     pass
@@ -200,22 +198,24 @@ class Delivery:
             self._flushing
             or lane.records >= batching.records
             or lane.bytes >= batching.bytes
-            or now >= lane.since + batching.age
+            or now >= lane.pending[0].since + batching.age
             or self._room.full
         )
 
     def _cut(self, lane: _Lane) -> tuple[list[Change], list[int]]:
-        """One batch off the lane: within `batching`, but at least one change."""
+        """One batch off the lane: within `batching`, but at least one change; of one key only one where the sink needs order, as what is to be
+        retried must not be overtaken."""
         batching = self._sink.batching
+        rows: set[bytes] | None = set() if self._sink.needs_order else None
         changes: list[Change] = []
         debts: list[int] = []
         size = 0
         while lane.pending:
             lot = lane.pending[0]
-            if len(changes) + len(lot.changes) <= batching.records and size + lot.size <= batching.bytes:
+            if rows is None and len(changes) + len(lot.changes) <= batching.records and size + lot.size <= batching.bytes:
                 count, taken = len(lot.changes), lot.size
             else:
-                count, taken = self._fit(lot, batching.records - len(changes), batching.bytes - size, not changes)
+                count, taken = self._fit(lot, batching.records - len(changes), batching.bytes - size, not changes, rows)
             if not count:
                 break
             changes.extend(lot.changes[:count])
@@ -225,17 +225,21 @@ class Delivery:
             lane.bytes -= taken
             lane.pending.popleft()
             if count < len(lot.changes):
-                lane.pending.appendleft(Lot(lot.changes[count:], lot.debts[count:], lot.size - taken))
+                lane.pending.appendleft(Lot(lot.changes[count:], lot.debts[count:], lot.size - taken, lot.since))
                 break
-        lane.since = asyncio.get_running_loop().time()
         return changes, debts
 
     @staticmethod
-    def _fit(lot: Lot, records: int, limit: int, at_least_one: bool) -> tuple[int, int]:
+    def _fit(lot: Lot, records: int, limit: int, at_least_one: bool, rows: set[bytes] | None) -> tuple[int, int]:
         count = size = 0
         for change in lot.changes[: max(records, 1 if at_least_one else 0)]:
             if size + change.size > limit and not (at_least_one and count == 0):
                 break
+            if rows is not None:
+                row = key_hash(change)
+                if row in rows:
+                    break
+                rows.add(row)
             size += change.size
             count += 1
         return count, size
