@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
-from dsqlcdc.cli.output import ReaderGone, flush, say, silence
+from dsqlcdc.cli.output import ReaderGone, flush, json_text, say, silence
 from dsqlcdc.cli.shape import Help, application
 from dsqlcdc.errors import ConfigError, Fault, Lost
 
@@ -116,12 +116,10 @@ def report(fault: Fault, as_json: bool) -> None:
     """Say a fault on stderr: every finding of a config's."""
     findings = fault.findings if isinstance(fault, ConfigError) else (fault,)
     if as_json:
-        import orjson
-
         body: dict[str, Any] = {"error": fault.as_json()}
         if isinstance(fault, ConfigError):
             body["findings"] = [finding.as_json() for finding in findings]
-        say(orjson.dumps(body).decode())
+        say(json_text(body))
         return
     for finding in findings:
         say(str(finding))

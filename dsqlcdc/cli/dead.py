@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsqlcdc.cli.output import emit, emit_json, flush, moment, printable, say
+from dsqlcdc.cli.output import emit, emit_bytes, emit_json, flush, moment, printable, say
 from dsqlcdc.cli.shape import AsJson, ConfigFile, group
 from dsqlcdc.errors import ConfigError, Misconfigured
 
@@ -58,8 +57,7 @@ def show(
 
     found, letter = asyncio.run(_one(load(Path(config)), name, str(config)))
     if raw:
-        sys.stdout.buffer.write(letter.raw)
-        flush()
+        emit_bytes(letter.raw)
     elif as_json:
         from dsqlcdc.cli.letter import plain
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import TextIO
 
 
 class ReaderGone(Exception):
@@ -15,23 +16,43 @@ class ReaderGone(Exception):
 def emit(text: str) -> None:
     """A line (or several) of data to stdout. Raises ReaderGone when nobody reads it any more."""
     try:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(_encodable(text, sys.stdout) + "\n")
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """The text with what the stream cannot take spelt out: lone surrogates, and much where the locale is ASCII."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def emit_bytes(data: bytes) -> None:
+    """Bytes to stdout as they are. Raises ReaderGone."""
+    flush()
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
     except BrokenPipeError as error:
         raise ReaderGone from error
 
 
 def emit_json(value: object) -> None:
     """One object on one line to stdout, at once: whoever reads a stream of things waits for it."""
+    emit(json_text(value))
+    flush()
+
+
+def json_text(value: object) -> str:
+    """One line of JSON."""
     import orjson
 
     try:
-        text = orjson.dumps(value, default=str).decode()
+        return orjson.dumps(value, default=str).decode()
     except TypeError:  # an integer beyond 64 bits, a lone surrogate
         import json
 
-        text = json.dumps(value, separators=(",", ":"), default=str)
-    emit(text)
-    flush()
+        return json.dumps(value, separators=(",", ":"), default=str)
 
 
 def flush() -> None:
@@ -52,7 +73,7 @@ def silence() -> None:
 
 def say(text: str) -> None:
     """A line of talk to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(_encodable(text, sys.stderr), file=sys.stderr, flush=True)
 
 
 def coloured() -> bool:

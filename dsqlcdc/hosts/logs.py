@@ -79,7 +79,7 @@ class JsonFormatter(logging.Formatter):
         error = record.exc_info[1] if record.exc_info else None
         fault = error or next((value for value in _arguments(record) if isinstance(value, Fault)), None)
         if isinstance(fault, Fault):
-            body["error"] = {name: self._scrub(value) for name, value in fault.as_json().items()}
+            body["error"] = self._plain(fault.as_json())
         if record.exc_info:
             body["traceback"] = self._scrub(self.formatException(record.exc_info))
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -146,6 +147,21 @@ def test_what_strangers_wrote_does_nothing_to_a_terminal(text: str) -> None:
     shown = output.printable(text)
     assert shown.isprintable()
     assert shown == text or "\\" in shown
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_path_that_is_no_text_is_an_error_like_any_other(project: Project, flags: list[str]) -> None:
+    answer = project.run("status", "\udcff.yaml", *flags)
+    assert (answer.code, answer.out) == (2, "")
+    assert "E002" in answer.err
+
+
+def test_what_stdout_cannot_encode_is_spelt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    output.emit("a \ud800 – b")
+    output.emit_bytes(b"\xff")
+    assert raw.getvalue() == b"a \\ud800 \\u2013 b\n\xff"
 
 
 def test_columns_are_aligned_and_never_cut() -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from dsqlcdc.config.findings import Finding
+from dsqlcdc.config.tree import Place
 from dsqlcdc.errors import Misconfigured
 from dsqlcdc.hosts.logs import setup
 
@@ -51,10 +53,26 @@ def test_json_holds_the_message_the_extra_fields_and_the_fault() -> None:
     }
 
 
-def test_json_takes_what_json_cannot_hold() -> None:
+def test_json_takes_a_fault_with_numbers_in_it() -> None:
     out = io.StringIO()
     setup("json", stream=out)
-    logging.getLogger("dsqlcdc").info("%s", "\ud800", extra={"big": 2**80, "odd": {1: object, "x": {2}}})
+    finding = Finding("E010", "unknown key", file="c.yaml", place=Place(3, 7))
+    try:
+        raise finding
+    except Finding:
+        logging.getLogger("dsqlcdc").exception("%s", finding)
+    assert json.loads(out.getvalue())["error"]["line"] == 3
+
+
+def test_json_takes_what_json_cannot_hold() -> None:
+    out = io.StringIO()
+    handler = setup("json", stream=out)
+    # straight to our handler: what pytest captures is sent between processes as UTF-8, which cannot hold it either
+    handler.handle(
+        logging.makeLogRecord(
+            {"name": "dsqlcdc", "levelno": 20, "levelname": "INFO", "msg": "\ud800", "big": 2**80, "odd": {1: object, "x": {2}}}
+        )
+    )
     assert json.loads(out.getvalue())["big"] == str(2**80)
 
 
