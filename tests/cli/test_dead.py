@@ -187,6 +187,18 @@ def test_indenting_changes_nothing_but_blanks(document: object) -> None:
     assert find_wrong(text.encode()) is None
 
 
+@given(documents, st.data())
+def test_what_find_wrong_accepts_is_json_and_the_rest_is_not(document: object, data: st.DataObject) -> None:
+    text = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
+    cut = text[: data.draw(st.integers(0, len(text)))] + data.draw(st.sampled_from((b"", b"x", b"\xff", b"}", b'"')))
+    try:
+        json.loads(cut.decode())
+    except ValueError:
+        assert find_wrong(cut) is not None
+    else:
+        assert find_wrong(cut) is None
+
+
 @pytest.mark.parametrize(
     ("raw", "byte", "why"),
     [

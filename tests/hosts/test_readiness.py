@@ -102,12 +102,33 @@ def test_a_checkpoint_held_back_by_an_older_record_is_no_stall() -> None:
     assert all(not codes(readiness, idle(now, commits=12, settled={"delivered": now}), now=now) for now in range(0, 1000, 10))
 
 
-@given(st.lists(st.tuples(st.integers(1, 59), st.booleans()), max_size=60))
-def test_a_stall_is_told_exactly_when_it_has_lasted_long_enough(steps: list[tuple[int, bool]]) -> None:
-    readiness, now, moved_at, delivered = Readiness(60), 0, 0, 0
+def stall_is_told_in_time(readiness: Readiness, steps: list[tuple[int, bool]]) -> bool:
+    """The law: unready exactly when nothing was settled for the patience, whatever else goes on."""
+    now = moved_at = delivered = read = 0
     assert codes(readiness, status(settled={"delivered": 0}), now=0) == []
     for elapsed, moves in steps:
-        now += elapsed
+        now, read = now + elapsed, read + 1
         if moves:
             delivered, moved_at = delivered + 1, now
-        assert bool(codes(readiness, status(settled={"delivered": delivered}), now=now)) == (now - moved_at >= 60)
+        seen = status(read=110 + read, settled={"delivered": delivered}, shards=(shard(read_to=float(now)),))
+        if bool(codes(readiness, seen, now=now)) != (now - moved_at >= readiness.patience):
+            return False
+    return True
+
+
+@given(st.lists(st.tuples(st.integers(1, 59), st.booleans()), max_size=60))
+def test_a_stall_is_told_exactly_when_it_has_lasted_long_enough(steps: list[tuple[int, bool]]) -> None:
+    assert stall_is_told_in_time(Readiness(60), steps)
+
+
+class Liveness(Readiness):
+    """The mutant: whoever reads is alive, so it must be well."""
+
+    def _update(self, status: Status, now: float) -> Any:
+        seen = super()._update(status, now)
+        seen.settled_at = seen.read_at
+        return seen
+
+
+def test_the_law_would_catch_liveness_taken_for_readiness() -> None:
+    assert not stall_is_told_in_time(Liveness(60), [(30, False)] * 4)
