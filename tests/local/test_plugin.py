@@ -33,7 +33,7 @@ def test_two_starts_empty(local_aws):
 
 def test_a_users_suite_gets_an_empty_aws_for_each_test(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(SUITE)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "dsqlcdc.testing.plugin", "-p", "no:cacheprovider", str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert "2 passed" in done.stdout, done.stdout + done.stderr
 
