@@ -65,10 +65,10 @@ class Intake:
         others: list[tuple[int, Part | Bad]] = []
         records = page.records[start : start + _SLICE]
         for index, record in enumerate(records):
-            item = record.parsed
+            item: Change | Part | Bad | None = record.parsed
             if item is None:
                 item = record.parsed = read(shard, record)
-            if type(item) is Change:
+            if isinstance(item, Change):
                 changes.append(item)
             else:
                 others.append((index, item))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
@@ -188,7 +188,7 @@ class Pipeline:
     async def _read(self, intake: Intake) -> Literal[True]:
         recipe, loop = self._recipe, asyncio.get_running_loop()
         due = loop.time() + _EXPIRY_CHECK
-        async with aclosing(recipe.source.pages()) as pages:  # type: ignore[type-var]
+        async with aclosing(recipe.source.pages()) as pages:
             async for page in pages:
                 if page.remember:
                     await intake.remember(page)
@@ -236,7 +236,7 @@ class Pipeline:
         recipe, delivery = self._recipe, self._delivery
         marks = self._committer.marks if self._committer is not None else {}
         progress = self._ledger.progress()
-        shards = []
+        shards: list[ShardStatus] = []
         for p in progress:
             behind, _, read_at = self._seen.get(p.shard, (0, 0.0, 0.0))
             mark = marks.get(p.shard)
@@ -262,7 +262,7 @@ class Pipeline:
             committed_at=self.counts.committed_at,
             newest_version=self.counts.newest_settled_version,
             gaps=self.counts.gaps,
-            shards=shards,
+            shards=tuple(shards),
             reason=str(self.fault) if self.fault is not None else "",
         )
 
@@ -274,5 +274,5 @@ def _names(recipe: Recipe) -> tuple[str, str]:
 def _first(error: BaseException) -> BaseException:
     """The first real error of a group of tasks."""
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -235,7 +235,7 @@ class Source(Protocol):
         """
         ...
 
-    def pages(self) -> AsyncIterator[Page]:
+    def pages(self) -> AsyncGenerator[Page, None]:
         """Pages of all shards, each shard's in order; pages to remember come before all others. Ends, where reading to the tip was asked
         for, when every shard has been read that far. Raises Misconfigured, Unavailable (after its own retries), Lost."""
         ...

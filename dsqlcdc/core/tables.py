@@ -202,8 +202,8 @@ def describe(envelope: wire.Envelope | None) -> dict[str, Any]:
         "cluster": source.cluster,
         "schema": source.schema,
         "table": source.table,
-        "ts_ns": source.ts_ns,
-        "tx": source.transaction,
+        "version": source.ts_ns,
+        "transaction": source.transaction,
         "op": envelope.what.word,
     }
 
@@ -215,8 +215,8 @@ def describe_change(change: Change) -> dict[str, Any]:
         "cluster": table.cluster,
         "schema": table.schema,
         "table": table.name,
-        "pk": change.key,
-        "ts_ns": change.version,
-        "tx": change.transaction,
+        "key": change.key,
+        "version": change.version,
+        "transaction": change.transaction,
         "op": change.op.word,
     }

@@ -156,7 +156,8 @@ def join(main: Part, pieces: dict[str, list[bytes]]) -> tuple[Envelope, dict[str
 
     Raises Unreadable ("checksum") where a CRC-32C does not match, or where the text is not an object's JSON.
     """
-    envelope, images = decode(main.raw), {}
+    envelope = decode(main.raw)
+    images: dict[str, bytes] = {}
     for name, need in main.needs.items():
         text = b"".join(pieces[name])
         if google_crc32c.value(text) != need.crc32c:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from typing import Any
 
@@ -88,7 +88,7 @@ async def _one(pipeline: Pipeline, stop: asyncio.Event) -> Fault | None:
 
 
 @contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
+def _signals(stop: asyncio.Event) -> Generator[None, None, None]:
     """The first SIGTERM or SIGINT sets `stop`, the second cancels the run."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 

@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _credentials() -> Iterator[None]:
+def _credentials() -> Generator[None, None, None]:
     """The embedded AWS takes any credentials; the caller's own never leave the environment."""
     names = {"AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo", "AWS_SESSION_TOKEN": "", "AWS_PROFILE": ""}
     before = {name: os.environ.pop(name, None) for name in names}

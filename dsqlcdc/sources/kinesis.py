@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -148,7 +148,7 @@ class KinesisSource:
             return "paused"
         return "tip" if reader.at_tip else "reading"
 
-    def pages(self) -> AsyncIterator[Page]:
+    def pages(self) -> AsyncGenerator[Page, None]:
         """See Source.pages. Closing the iterator, or cancelling who waits for it, ends all reading and leaves no task behind."""
         return self._pages()
 

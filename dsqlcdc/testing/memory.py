@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 from dsqlcdc.contract import Batching, Change, Known, Resume, Setback, Sink
 from dsqlcdc.core.ports import Checkpoint
@@ -74,12 +74,12 @@ class MemorySource:
         self._warm_up: float | None = None
 
     async def start(self, checkpoint: Checkpoint | None, *, warm_up: float | None) -> Mapping[str, Mark]:
-        stored = checkpoint.marks if checkpoint is not None else {}
+        stored: Mapping[str, Mark] = checkpoint.marks if checkpoint is not None else {}
         self._marks = {name: stored.get(name, Mark(TRIM_HORIZON)) for name in self._stream.shards}
         self._warm_up = warm_up
         return self._marks
 
-    async def pages(self) -> AsyncIterator[Page]:
+    async def pages(self) -> AsyncGenerator[Page, None]:
         if self._warm_up is not None:
             since = min((m.arrived for m in self._marks.values()), default=0.0) - self._warm_up
             for name, mark in self._marks.items():

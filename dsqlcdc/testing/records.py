@@ -40,7 +40,7 @@ def chunked(
 ) -> list[bytes]:
     """The records of an oversized row, the main record first. Each image that is not None and not named in `whole` is cut into pieces of
     about `size` bytes; an image's chunk id is `chunk_id` (default: the table and ts_ns) with the image's name."""
-    record = {"type": "chunked", **_envelope(op, table, ts_ns, transaction, cluster), "before": before, "after": row}
+    record: dict[str, Any] = {"type": "chunked", **_envelope(op, table, ts_ns, transaction, cluster), "before": before, "after": row}
     cuts: dict[str, Any] = {}
     pieces: list[bytes] = []
     for name in ("before", "after"):
@@ -49,7 +49,8 @@ def chunked(
         text = _encode(record[name])
         id = f"{chunk_id or f'{table}/{ts_ns}'}/{name}"
         parts = cut(text, size)
-        cuts[name] = {"chunk_id": id, "total_fragments": len(parts), "crc32c": str(google_crc32c.value(text))}
+        checksum: int = google_crc32c.value(text)
+        cuts[name] = {"chunk_id": id, "total_fragments": len(parts), "crc32c": str(checksum)}
         pieces += [_encode({"type": "fragment", "chunk_id": id, "index": n, "data": part}) for n, part in enumerate(parts)]
         record[name] = None
     return [_encode({**record, "chunked": cuts}), *pieces]
