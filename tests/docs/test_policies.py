@@ -1,0 +1,116 @@
+"""The policies in deploy/iam allow what the code calls, and nothing more."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from dsqlcdc.streams.provision import trust_policy, write_policy
+from dsqlcdc_s3.aws_objects import policy as sink_policy
+from dsqlcdc_s3.options import Options
+
+from .reading import POLICIES, ROOT, VALUES, action, actions, aws_commands, blocks, operation, policy, statements
+from .reading import README as README_FILE
+
+CONSUMER = {"dsqlcdc/sources/kinesis_client.py": "kinesis", "sinks/dsqlcdc_s3/aws_objects.py": "s3"}
+PROVISION = "dsqlcdc/streams/provision.py"
+SERVICES = ("kinesis", "dsql", "s3", "iam", "sts", "kms", "dynamodb", "sqs", "lambda", "cloudwatch", "secretsmanager")
+ON_THIS_MACHINE = ("dsqlcdc/local/", "dsqlcdc/testing/", "dsqlcdc/hosts/demo.py")
+"""They talk to the embedded AWS only."""
+WITHOUT_PERMISSION = {"sts:GetCallerIdentity"}
+"""Everybody may ask who they are."""
+BESIDE_THE_CALLS = {
+    "iam:PassRole": "CreateStream of dsql hands the role over",
+    "iam:CreateServiceLinkedRole": "the first cluster of an account makes one",
+    "dsql:TagResource": "CreateCluster and CreateStream with tags",
+    "kinesis:AddTagsToStream": "CreateStream of kinesis with tags",
+    "kinesis:TagResource": "the same, by its newer name",
+}
+
+
+def calls(source: str) -> set[tuple[str, str]]:
+    """(receiver, method) of every AWS call in a module: `clients.dsql.get_stream`, `self._client.put_object`, `kinesis.list_shards`."""
+    found: set[tuple[str, str]] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            receiver = ast.unparse(node.value).rpartition(".")[2]
+            if receiver in ("_client", "client") or receiver in SERVICES:
+                found.add((receiver, node.attr))
+    return found
+
+
+def operations(path: str, service: str = "") -> set[str]:
+    """The IAM actions of a module's calls; `service` is whose client `_client` is."""
+    found: set[str] = set()
+    for receiver, method in calls((ROOT / path).read_text(encoding="utf-8")):
+        name = service if receiver in ("_client", "client") else receiver
+        if name and (called := operation(name, method)) is not None:
+            found.add(action(name, called))
+    return found
+
+
+def modules() -> list[str]:
+    paths = [path for folder in ("dsqlcdc", "sinks") for path in (ROOT / folder).rglob("*.py")]
+    names = [path.relative_to(ROOT).as_posix() for path in paths]
+    return [name for name in names if not name.startswith(ON_THIS_MACHINE)]
+
+
+def test_the_consumer_may_do_what_it_calls_and_nothing_more() -> None:
+    called = {name for path, service in CONSUMER.items() for name in operations(path, service)}
+    assert "kinesis:GetRecords" in called
+    assert actions(policy("consumer.json")) == called
+
+
+def test_no_other_module_calls_aws() -> None:
+    """A new one must be given a policy: it fails here first."""
+    known = {*CONSUMER, PROVISION}
+    found = {path for path in modules() for service in SERVICES if operations(path, service)}
+    assert found == known
+
+
+def test_a_call_that_no_policy_allows_is_found() -> None:
+    """The control: what reads the sources sees a call that is not allowed."""
+    source = "async def f(self):\n    await self._client.delete_object(Bucket='b', Key='k')\n    await clients.dsql.delete_cluster(identifier='c')\n"
+    assert calls(source) == {("_client", "delete_object"), ("dsql", "delete_cluster")}
+
+
+def test_whoever_provisions_may_do_what_code_and_readme_call_and_nothing_more() -> None:
+    text = "\n".join(block.text for block in blocks(README_FILE, "bash"))
+    called = operations(PROVISION) | {action(command.service, command.operation) for command in aws_commands(text)}
+    allowed = actions(policy("provision.json"))
+    assert {"kinesis:CreateStream", "dsql:CreateStream", "iam:CreateRole", "s3:CreateBucket"} <= called
+    assert allowed == (called - WITHOUT_PERMISSION) | BESIDE_THE_CALLS.keys()
+
+
+def test_the_service_role_is_what_provisioning_makes() -> None:
+    region, account, cluster = VALUES["REGION"], VALUES["ACCOUNT"], VALUES["CLUSTER"]
+    assert policy("dsql-service-role-trust.json") == trust_policy(region, account, cluster)
+    assert policy("dsql-service-role.json") == write_policy(f"arn:aws:kinesis:{region}:{account}:stream/{VALUES['STREAM']}")
+
+
+def test_the_lake_statements_are_what_the_sink_asks_for_when_it_is_denied() -> None:
+    asked = json.loads(sink_policy(Options(bucket=VALUES["BUCKET"], prefix=VALUES["PREFIX"])))
+    ours = [statement for statement in statements(policy("consumer.json")) if "s3:" in json.dumps(statement)]
+    assert [{key: value for key, value in statement.items() if key != "Sid"} for statement in ours] == asked
+
+
+def test_no_policy_gives_a_resource_of_everything_but_where_aws_knows_no_other() -> None:
+    wide = {
+        (path.name, statement["Sid"])
+        for path in POLICIES.glob("*.json")
+        for statement in statements(policy(path.name))
+        if statement.get("Resource") == "*"
+    }
+    assert wide == {("provision.json", "FindTheCluster")}
+
+
+@pytest.mark.parametrize("path", sorted(POLICIES.glob("*.json")), ids=lambda path: path.name)
+def test_every_placeholder_is_known_and_the_readme_uses_every_policy(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert set(re.findall(r"\$\{(\w+)\}", text)) <= VALUES.keys()
+    assert policy(path.name)["Version"] == "2012-10-17"
+    assert path.name in README_FILE.read_text(encoding="utf-8")

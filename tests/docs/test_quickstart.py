@@ -1,0 +1,107 @@
+"""The README's way from nothing to AWS, command by command as it stands there, against the embedded AWS."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from dsqlcdc.testing.local import LocalAws
+
+from .reading import README, ROOT, aws_commands, blocks
+
+HEADING = "From nothing to AWS"
+
+PROLOGUE = """\
+set -euo pipefail
+aws() {{ "{python}" -P "{aws}" "$@"; }}
+make() {{ :; }}
+if [ -e names ]; then . ./names; fi
+"""
+"""The CLI is ours; what `make install` makes is there; one script goes on where the one before ended."""
+EPILOGUE = "{ export -p; declare -f fill; } > names\n"
+
+
+def scripts() -> tuple[str, str, str]:
+    """The README's commands before something is written to the cluster, after that, and those that take everything down."""
+    parts = [""]
+    for block in blocks(README):
+        if block.heading == HEADING and block.language == "bash":
+            parts[-1] += block.text
+        elif block.heading == HEADING and block.language == "sql" and "insert into" in block.text:
+            parts.append("")
+    before, after = parts
+    after, verb, down = after.partition("aws dsql delete-stream")
+    return before, after, verb + down
+
+
+class Clone:
+    """A clone as the README finds it, with its environment already made, and a shell in it."""
+
+    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+        for name in ("deploy", "examples"):
+            (directory / name).symlink_to(ROOT / name)
+        (directory / ".venv").mkdir()
+        (directory / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+        aws = directory / "aws_cli.py"
+        aws.write_bytes((Path(__file__).parent / "aws_cli.py").read_bytes())
+        self.directory, self._prologue = directory, PROLOGUE.format(python=sys.executable, aws=aws)
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | environment
+
+    def run(self, script: str) -> str:
+        """What the script says; it must end with 0, and so must each command in it."""
+        path = self.directory / "script.sh"
+        path.write_text(self._prologue + script + EPILOGUE, encoding="utf-8")
+        done = subprocess.run(
+            ["bash", path.name], cwd=self.directory, env=self._environment, capture_output=True, text=True, timeout=90, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_quick_start_ends_with_the_rows_in_the_lake(local_aws: LocalAws, tmp_path: Path) -> None:
+    clone = Clone(tmp_path, local_aws.environ)
+    before, after, down = scripts()
+    cluster = clone.run(before + 'echo "cluster $CLUSTER"\n').rpartition("cluster ")[2].strip()
+    local_aws.commit(cluster=cluster, transactions=60, tables=["public.orders"], duplicates=0.2, disorder=10)
+    told = clone.run(after)
+
+    truth = local_aws.changes(cluster)
+    assert len(truth) > 60
+    assert f"{len(truth)} delivered" in told
+    assert "shardId-000000000000" in told  # dsqlcdc status
+    lake = [
+        json.loads(line) for path in (tmp_path / "lake" / "data").rglob("*.gz") for line in gzip.decompress(path.read_bytes()).splitlines()
+    ]
+    assert sorted((row["version"], str(row["key"])) for row in lake) == sorted((change.version, str(change.key)) for change in truth)
+    alive = {str(change.key): change.row for change in local_aws.state(cluster, table="public.orders")}
+    assert {str(json.loads(key)): json.loads(row) for key, row in _query(tmp_path)} == alive
+
+    clone.run(down)
+    with pytest.raises(ValueError, match="not found"):
+        local_aws.record("orders-cdc", b"{}")
+
+
+def _query(directory: Path) -> list[tuple[str, str]]:
+    """Keys and rows by the README's query, run beside the lake."""
+    (query,) = [block.text.rstrip().rstrip(";") for block in blocks(README, "sql") if "read_json" in block.text]
+    assert "'lake/data/" in query
+    found: list[Any] = duckdb.sql(f"select key, row from ({query.replace('lake/data', f'{directory}/lake/data')})").fetchall()
+    return [(key, row) for key, row in found]
+
+
+def test_every_aws_command_of_the_readme_is_one_with_parameters_that_the_api_has() -> None:
+    commands = aws_commands("\n".join(block.text for block in blocks(README, "bash")))
+    called = {(command.service, command.operation) for command in commands}
+    assert {("kinesis", "CreateStream"), ("dsql", "CreateStream"), ("dsql", "GetStream"), ("s3", "CreateBucket")} <= called
+    create = next(command for command in commands if (command.service, command.operation) == ("kinesis", "CreateStream"))
+    assert create.flags["max-record-size-in-ki-b"] == "10240"
+    assert create.flags["stream-mode-details"] == "StreamMode=ON_DEMAND"
