@@ -49,8 +49,7 @@ def chunked(
         text = _encode(record[name])
         id = f"{chunk_id or f'{table}/{ts_ns}'}/{name}"
         parts = cut(text, size)
-        checksum: int = google_crc32c.value(text)
-        cuts[name] = {"chunk_id": id, "total_fragments": len(parts), "crc32c": str(checksum)}
+        cuts[name] = {"chunk_id": id, "total_fragments": len(parts), "crc32c": f"{google_crc32c.value(text)}"}
         pieces += [_encode({"type": "fragment", "chunk_id": id, "index": n, "data": part}) for n, part in enumerate(parts)]
         record[name] = None
     return [_encode({**record, "chunked": cuts}), *pieces]
