@@ -177,6 +177,8 @@ class Pipeline:
             stopped = await until(self._read(intake), stop) is None
             self.state = "draining"
             delivery.close()
+            if not stopped:
+                stopped = await until(asyncio.wait({delivering}), stop) is None
             if stopped:
                 await asyncio.wait({delivering}, timeout=self._recipe.drain)
                 if not delivering.done():
