@@ -61,6 +61,11 @@ class ServerProcess(LocalAws):
             )
         return self._clients[service]
 
+    def hits(self) -> int:
+        """How many calls have met a fault."""
+        found: int = msgspec.json.decode(self._request("GET", "/_dsqlcdc/faults"))["hits"]
+        return found
+
     def waiting(self) -> list[dict[str, Any]]:
         """Injected faults that no call has met yet."""
         found: list[dict[str, Any]] = msgspec.json.decode(self._request("GET", "/_dsqlcdc/faults"))["waiting"]
@@ -77,7 +82,7 @@ class ServerProcess(LocalAws):
         shard = self.open_shards(stream)[place]
         low, high = (int(shard["HashKeyRange"][end]) for end in ("StartingHashKey", "EndingHashKey"))
         self.client("kinesis").split_shard(StreamName=stream, ShardToSplit=shard["ShardId"], NewStartingHashKey=str((low + high) // 2))
-        self._active(stream)
+        self.settle(stream)
 
     def merge(self, stream: str, place: int = -2) -> None:
         """Merge an open shard with its neighbour above."""
@@ -85,8 +90,9 @@ class ServerProcess(LocalAws):
         one = shards[place]
         two = shards[shards.index(one) + 1]
         self.client("kinesis").merge_shards(StreamName=stream, ShardToMerge=one["ShardId"], AdjacentShardToMerge=two["ShardId"])
-        self._active(stream)
+        self.settle(stream)
 
-    def _active(self, stream: str) -> None:
+    def settle(self, stream: str) -> None:
+        """Wait until the stream is ACTIVE."""
         while self.client("kinesis").describe_stream_summary(StreamName=stream)["StreamDescriptionSummary"]["StreamStatus"] != "ACTIVE":
             pass

@@ -121,11 +121,15 @@ class World:
 
     # the lake and the truth
 
+    def object_keys(self, prefix: str = "cdc/") -> Iterator[str]:
+        for page in self.server.client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix):
+            for entry in page.get("Contents", []):
+                yield entry["Key"]
+
     def objects(self, prefix: str = "cdc/") -> Iterator[tuple[str, bytes]]:
         s3 = self.server.client("s3")
-        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix):
-            for entry in page.get("Contents", []):
-                yield entry["Key"], s3.get_object(Bucket=BUCKET, Key=entry["Key"])["Body"].read()
+        for key in self.object_keys(prefix):
+            yield key, s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
 
     def lines(self, prefix: str = "cdc/") -> list[dict[str, Any]]:
         """Every line of a lake."""
@@ -163,11 +167,11 @@ class World:
                     self.commit(transactions, **more)
                     begun.set()
                     number += 1
-                    if reshards and number % 6 == 0:
+                    if reshards and number % 12 == 0:
                         shards = len(self.server.open_shards(STREAM))
                         place = number % (shards - 1)
                         self.server.split(STREAM, place) if shards < 5 else self.server.merge(STREAM, place)
-                    ending.wait(0.1)  # a pause between transactions, cut short by the end
+                    ending.wait(0.15)  # a pause between transactions, cut short by the end
             except Exception as error:  # told to whoever waits for this thread
                 failed.append(error)
                 begun.set()
