@@ -28,7 +28,7 @@ def main(words: list[str]) -> int:
         name = next(name for name in client.waiter_names if name.replace("_", "-") == waiter)
         wait = client.get_waiter(name)
         operation = wait.config.operation
-        wait.wait(**_parameters(client, operation, flags), WaiterConfig={"Delay": 1, "MaxAttempts": 30})
+        wait.wait(**_parameters(client, operation, flags), WaiterConfig={"Delay": 0.2, "MaxAttempts": 200})
         return 0
     operation = next(name for name in client.meta.service_model.operation_names if xform_name(name, "-") == command)
     answer: Any = getattr(client, xform_name(operation))(**_parameters(client, operation, flags))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
@@ -109,19 +110,22 @@ def actions(document: dict[str, Any]) -> set[str]:
 
 
 _SESSION = botocore.session.get_session()
-_MODELS: dict[str, Any] = {}
 
 
+@cache
 def model(service: str) -> Any:
     """botocore's model of a service."""
-    if service not in _MODELS:
-        _MODELS[service] = _SESSION.get_service_model(service)
-    return _MODELS[service]
+    return _SESSION.get_service_model(service)
+
+
+@cache
+def _spelt(service: str, separator: str) -> dict[str, str]:
+    return {xform_name(name, separator): name for name in model(service).operation_names}
 
 
 def operation(service: str, spelt: str, separator: str = "_") -> str | None:
     """The operation that a client method (create_stream) or a command (create-stream) calls; None where there is none."""
-    return next((name for name in model(service).operation_names if xform_name(name, separator) == spelt), None)
+    return _spelt(service, separator).get(spelt)
 
 
 def waits_for(service: str, waiter: str) -> str:

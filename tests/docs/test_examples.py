@@ -222,7 +222,7 @@ def test_the_custom_sinks_options_are_checked_and_published(installed: Path, tmp
     text = (EXAMPLES / "custom_sink" / "replica.yaml").read_text(encoding="utf-8")
     path.write_text(text.replace("path: replica.db", "pth: replica.db"), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(installed)}
-    command = [sys.executable, "-m", "dsqlcdc", "config"]
+    command = [sys.executable, "-P", "-m", "dsqlcdc", "config"]
     done = subprocess.run([*command, "lint", str(path), "--json"], capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert done.returncode == 2
     assert "Did you mean 'path'?" in done.stdout + done.stderr

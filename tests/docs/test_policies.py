@@ -53,6 +53,12 @@ def operations(path: str, service: str = "") -> set[str]:
     return found
 
 
+def _is_operation(receiver: str, method: str) -> bool:
+    """Does a call look like one of AWS, by whatever client?"""
+    services = (receiver,) if receiver in SERVICES else SERVICES
+    return any(operation(service, method) is not None for service in services)
+
+
 def modules() -> list[str]:
     paths = [path for folder in ("dsqlcdc", "sinks") for path in (ROOT / folder).rglob("*.py")]
     names = [path.relative_to(ROOT).as_posix() for path in paths]
@@ -68,13 +74,17 @@ def test_the_consumer_may_do_what_it_calls_and_nothing_more() -> None:
 def test_no_other_module_calls_aws() -> None:
     """A new one must be given a policy: it fails here first."""
     known = {*CONSUMER, PROVISION}
-    found = {path for path in modules() for service in SERVICES if operations(path, service)}
+    found = {path for path in modules() if any(_is_operation(*call) for call in calls((ROOT / path).read_text(encoding="utf-8")))}
     assert found == known
 
 
 def test_a_call_that_no_policy_allows_is_found() -> None:
     """The control: what reads the sources sees a call that is not allowed."""
-    source = "async def f(self):\n    await self._client.delete_object(Bucket='b', Key='k')\n    await clients.dsql.delete_cluster(identifier='c')\n"
+    source = """
+async def f(self):
+    await self._client.delete_object(Bucket="b", Key="k")
+    await clients.dsql.delete_cluster(identifier="c")
+"""
     assert calls(source) == {("_client", "delete_object"), ("dsql", "delete_cluster")}
 
 

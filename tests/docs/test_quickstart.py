@@ -60,13 +60,14 @@ class Clone:
         path = self.directory / "script.sh"
         path.write_text(self._prologue + script + EPILOGUE, encoding="utf-8")
         done = subprocess.run(
-            ["bash", path.name], cwd=self.directory, env=self._environment, capture_output=True, text=True, timeout=90, check=False
+            ["bash", path.name], cwd=self.directory, env=self._environment, capture_output=True, text=True, timeout=110, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_quick_start_ends_with_the_rows_in_the_lake(local_aws: LocalAws, tmp_path: Path) -> None:
     clone = Clone(tmp_path, local_aws.environ)
     before, after, down = scripts()

@@ -39,7 +39,7 @@ LINES_AT_MOST = 350
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "dsqlcdc", *arguments], capture_output=True, text=True, timeout=60, check=False, env=environment
+        [sys.executable, "-P", "-m", "dsqlcdc", *arguments], capture_output=True, text=True, timeout=60, check=False, env=environment
     )
 
 
