@@ -18,8 +18,12 @@ from dsqlcdc.cli.app import COMMANDS
 from dsqlcdc.columns import Row, decode, row_json
 from dsqlcdc.config import lint, schema
 from dsqlcdc.config.read import load
-from dsqlcdc.contract import Outcome
+from dsqlcdc.contract import Change, Outcome
+from dsqlcdc.core.records import Record
+from dsqlcdc.core.tables import Rule, Tables
+from dsqlcdc.lines import line
 from dsqlcdc.prometheus import METRICS
+from dsqlcdc.testing.records import full
 
 from .reading import README, REFERENCE, ROOT, blocks, named, rows, sections
 
@@ -210,16 +214,16 @@ def commands() -> list[str]:
     return [named(cell)[0] for cell, _ in rows(README, "Commands") if cell.startswith("`")]
 
 
-@pytest.mark.parametrize("line", commands())
-def test_every_command_takes_help_and_the_flags_that_the_readme_gives_it(line: str) -> None:
-    words = [word for word in line.split() if word.islower()]
+@pytest.mark.parametrize("shown", commands())
+def test_every_command_takes_help_and_the_flags_that_the_readme_gives_it(shown: str) -> None:
+    words = [word for word in shown.split() if word.islower()]
     done = run(*words, "--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    (does,) = [does for cell, does in rows(README, "Commands") if named(cell)[:1] == [line]]
+    (does,) = [does for cell, does in rows(README, "Commands") if named(cell)[:1] == [shown]]
     flags = set(re.findall(r"--[a-z-]+", does)) | {"--json"}
     assert [flag for flag in sorted(flags) if flag not in done.stdout] == []
-    assert ("CONFIG" in line) == ("CONFIG" in done.stdout.partition("Options")[0].partition("\n")[0])
+    assert ("CONFIG" in shown) == ("CONFIG" in done.stdout.partition("Options")[0].partition("\n")[0])
 
 
 def test_the_table_of_commands_is_complete() -> None:
@@ -259,8 +263,8 @@ def test_the_demo_shown_is_what_the_demo_prints() -> None:
     ):
         assert words in shown
         assert words in sources
-    for line in re.findall(r"^lake: read .*$", shown, re.MULTILINE):
-        read, *parts = map(int, re.findall(r"\d+", line))
+    for total in re.findall(r"^lake: read .*$", shown, re.MULTILINE):
+        read, *parts = map(int, re.findall(r"\d+", total))
         assert read == sum(parts)
 
 
@@ -280,6 +284,17 @@ def test_the_json_form_is_what_the_table_says(name: str, sent: str, written: str
 def test_the_table_of_the_json_form_has_every_column_type() -> None:
     others = {"Column", "Row", "RowError", "check_model", "decode", "load_model", "row_json", "wire"}
     assert {named(row[0])[0] for row in rows(REFERENCE, "JSON form")} == set(dsqlcdc.columns.__all__) - others
+
+
+def test_the_line_shown_has_the_fields_of_a_line() -> None:
+    (shown,) = [msgspec.json.decode(block.text) for block in blocks(README, "json")]
+    record = Record("1", full("u", "public.orders", shown["row"], shown["version"]), 1.0)
+    change = Tables({"public.orders": Rule(key=("order_id", "item_id"))}).read("shard", record)
+    assert isinstance(change, Change)
+    written = msgspec.json.decode(line(change))
+    assert list(shown) == list(written)
+    for name in ("op", "schema", "table", "key", "row", "before", "version", "committed_at"):
+        assert shown[name] == written[name]
 
 
 def test_the_readmes_python_runs() -> None:
