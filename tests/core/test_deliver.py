@@ -17,6 +17,7 @@ from dsqlcdc.errors import Misconfigured, Poisoned, Stopped, Unavailable
 from dsqlcdc.testing import virtual
 
 TABLE = Table("c", "s", "t", ("id",))
+AT_ONCE = Batching(age=0.0)
 Answer = Callable[[Sequence[Change]], Awaitable[Sequence[Setback]]]
 
 
@@ -28,7 +29,7 @@ def change(number: int, key: int | None = None, size: int = 0) -> Change:
 class Recorder(Sink):
     """Keeps each write with its time; `answer` may refuse."""
 
-    def __init__(self, answer: Answer | None = None, *, batching: Batching = Batching(age=0.0), lanes: int = 1, order: bool = False) -> None:
+    def __init__(self, answer: Answer | None = None, *, batching: Batching = AT_ONCE, lanes: int = 1, order: bool = False) -> None:
         self.writes: list[tuple[float, list[int]]] = []
         self.batching, self.lanes, self._answer = batching, lanes, answer
         self.needs_order = order  # type: ignore[misc]
@@ -369,11 +370,15 @@ def test_a_tenth_of_the_last_thousand_stops_and_less_does_not() -> None:
     for _ in range(20_000):
         rate.passed(10)
         rate.dead("bad", "sink s")
-    rate = DeadRate()
-    with pytest.raises(Poisoned):
+
+    def ninth() -> None:
         for n in range(1_000):
             rate.passed(8)
             rate.dead(f"bad {n}", "sink s")
+
+    rate = DeadRate()
+    with pytest.raises(Poisoned):
+        ninth()
 
 
 @pytest.mark.parametrize("error", [Misconfigured("access denied"), RuntimeError("a bug in the sink")])

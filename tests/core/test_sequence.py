@@ -73,7 +73,8 @@ def play(data: st.DataObject, make: Make, law: Callable[[list[Change], list[Chan
     for _ in range(data.draw(st.integers(1, 12), "pages")):
         clock += data.draw(st.sampled_from((0.0, 1.0, 20.0, 60.0)), "time")
         page = [
-            change(data.draw(st.integers(0, 2)), data.draw(st.integers(0, 4)), clock) for _ in range(data.draw(st.integers(1, 6), "records"))
+            change(data.draw(st.integers(0, 2)), data.draw(st.integers(0, 4)), clock)
+            for _ in range(data.draw(st.integers(1, 6), "records"))
         ]
         everything += page
         run.read(page)
@@ -267,7 +268,7 @@ def test_what_is_remembered_takes_few_bytes_each(kind: Make, limit: int, million
     try:
         for start in range(0, million, slice_):
             changes = [
-                Change(n.to_bytes(16), Op.UPDATE, TABLE, msgspec.Raw(b'{"id":%d}' % n), 1_700_000_000_000_000_000 + n, "", None, None, b"", "a", "1", n / 1000)
+                msgspec.structs.replace(change(n, 1, n / 1000), id=n.to_bytes(16), version=1_700_000_000_000_000_000 + n)
                 for n in range(start, start + slice_)
             ]
             debt = ledger.enter(Page("a", [Record("1", b"", 1.0) for _ in changes]))

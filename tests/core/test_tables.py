@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from dsqlcdc.contract import Change, Op
 from dsqlcdc.core.ports import Part
-from dsqlcdc.core.records import Record
 from dsqlcdc.core.reassemble import texts
+from dsqlcdc.core.records import Record
 from dsqlcdc.core.tables import Bad, Rule, Tables, key_hash
 from dsqlcdc.testing.records import chunked, full
 
@@ -277,7 +277,9 @@ def test_no_damage_is_an_exception(record: bytes, data: st.DataObject) -> None:
     damaged = bytearray(record)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, max(len(damaged) - 1, 0)))
-        piece = data.draw(st.binary(max_size=4) | st.sampled_from([b"null", b"{}", b"[]", b'"', b"-1", b"1e999", b"\\u", b"\\ud800", b"9" * 30]))
+        piece = data.draw(
+            st.binary(max_size=4) | st.sampled_from([b"null", b"{}", b"[]", b'"', b"-1", b"1e999", b"\\u", b"\\ud800", b"9" * 30])
+        )
         damaged[at : at + data.draw(st.integers(0, 12))] = piece
     item = read(bytes(damaged))
     assert isinstance(item, Change | Part | Bad)
@@ -372,7 +374,13 @@ def test_an_oversized_row_is_the_same_change_as_a_whole_one(text: str, size: int
     parts = [main, *(piece for piece in pieces if isinstance(piece, Part))]
     change = TABLES.assembled(main, texts(parts))
     assert isinstance(change, Change)
-    assert (change.id, change.key, change.row, change.before, change.version) == (whole.id, whole.key, whole.row, whole.before, whole.version)
+    assert (change.id, change.key, change.row, change.before, change.version) == (
+        whole.id,
+        whole.key,
+        whole.row,
+        whole.before,
+        whole.version,
+    )
     assert change.assembled is not None
     assert set(change.assembled) == {name}
 

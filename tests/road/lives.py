@@ -34,6 +34,10 @@ from .mortal import (
 )
 from .worlds import LATENESS, RULES, World
 
+Law = Literal["once", "least", "newest", "log"]
+Order = Literal["unique", "latest"]
+Says = Literal["nothing", "all", "word"]
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -44,22 +48,41 @@ class Scenario:
     """
 
     name: str
-    law: Literal["once", "least", "newest", "log"]
-    order: Literal["unique", "latest"] = "unique"
+    law: Law
+    order: Order = "unique"
     remembers: bool = True
     durable: bool = True
-    says: Literal["nothing", "all", "word"] = "nothing"
+    says: Says = "nothing"
     needs_order: bool = False
 
 
+_LAWS: list[tuple[Law, Order, tuple[Says, ...]]] = [
+    ("least", "unique", ("nothing",)),
+    ("once", "unique", ("all", "word")),
+    ("newest", "latest", ("nothing", "all")),
+    ("log", "latest", ("all", "word")),
+]
+
+
+def _name(*words: str) -> str:
+    return "-".join(word for word in words if word != "nothing")
+
+
 SCENARIOS = [
-    Scenario(f"{law}-{order}-{'remembered' if remembers else 'warm-up'}-{'durable' if durable else 'held-back'}{'-' + says if says != 'nothing' else ''}",
-             law, order, remembers, durable, says, law == "newest")
-    for law, order, answers in (("least", "unique", ("nothing",)), ("once", "unique", ("all", "word")), ("newest", "latest", ("nothing", "all")), ("log", "latest", ("all", "word")))
+    Scenario(
+        _name(law, order, "remembered" if remembers else "warm-up", "durable" if durable else "held-back", says),
+        law,
+        order,
+        remembers,
+        durable,
+        says,
+        needs_order=law == "newest",
+    )
+    for law, order, answers in _LAWS
     for says in answers
     for remembers in (True, False)
     for durable in (True, False)
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True)

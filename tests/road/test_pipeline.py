@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from dsqlcdc.contract import Batching, Change, Known, Resume, Setback, Verdict
+from dsqlcdc.contract import Batching, Change, Known, Outcome, Resume, Setback, Verdict
 from dsqlcdc.core.backoff import Backoff
+from dsqlcdc.core.ledger import Ledger
 from dsqlcdc.core.pipeline import Pipeline, Recipe
-from dsqlcdc.core.ports import Checkpoint, Name
+from dsqlcdc.core.ports import Checkpoint, Name, Part
+from dsqlcdc.core.reassemble import Reassembler
 from dsqlcdc.core.records import Mark, Page
 from dsqlcdc.core.route import Route
 from dsqlcdc.core.tables import Rule, Tables
@@ -496,3 +498,70 @@ def test_with_sqlite_stores_the_next_process_goes_on_where_the_last_was_killed(t
 
     play(work())
 
+
+class _Hasty(Ledger):
+    """A duplicate is settled at once, before its original."""
+
+    def join(self, original: int, debt: int, outcome: Outcome | None) -> None:
+        self.settle((debt,), outcome or Outcome.PARKED)
+
+
+@pytest.mark.parametrize(("ledger", "lost"), [(Ledger, False), (_Hasty, True)])
+def test_a_duplicate_that_is_settled_before_its_original_would_lose_it(
+    ledger: type[Ledger], lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stuck(changes: Sequence[Change]) -> Sequence[Setback]:
+        await asyncio.sleep(1e9)
+        return ()
+
+    async def work() -> None:
+        monkeypatch.setattr("dsqlcdc.core.pipeline.Ledger", ledger)
+        bench = Bench(stream_of(insert(1), insert(1)), checkpoints=MemoryCheckpoints())
+        running = asyncio.ensure_future(bench.run(RecordingSink(stuck)).run(asyncio.Event()))
+        await asyncio.sleep(10.0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        bench.checkpoints._held.clear()
+        sink = RecordingSink()
+        await bench.run(sink).run(asyncio.Event())
+        assert ids(sink) == ([] if lost else [1])
+
+    play(work())
+
+
+class _Forgetful(Reassembler):
+    """Does not know what was read again."""
+
+    def remember(self, part: Part) -> Change | None:
+        return None
+
+
+@pytest.mark.parametrize(("reassembler", "owed"), [(Reassembler, 0), (_Forgetful, 1)])
+def test_a_row_held_in_memory_that_lies_on_both_sides_of_the_frontiers_is_done_after_a_restart(
+    reassembler: type[Reassembler], owed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def seven_is_stuck(changes: Sequence[Change]) -> Sequence[Setback]:
+        if any(c.key == {"id": 7} for c in changes):
+            await asyncio.sleep(1e9)
+        return ()
+
+    async def work() -> None:
+        monkeypatch.setattr("dsqlcdc.core.pipeline.Reassembler", reassembler)
+        main, piece = chunked("c", "app.t", {"id": 1}, 5)
+        stream = stream_of(insert(7), main)
+        stream.put(next(iter(stream.shards)), piece)  # behind 7, which stays open
+        bench = Bench(stream, fragments=MemoryFragments(["s"]))
+        sink = RecordingSink(seven_is_stuck, batching=Batching(records=1, age=0.0), lanes=2)
+        running = asyncio.ensure_future(bench.run(sink).run(asyncio.Event()))
+        await asyncio.sleep(10.0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert ids(sink) == [1]
+        bench.checkpoints._held.clear()
+        bench.fragments, rest = MemoryFragments(["s"]), RecordingSink()
+        pipeline = bench.run(rest)
+        await pipeline.run(asyncio.Event())
+        assert ids(rest) == [7]
+        assert pipeline.status().open == owed
+
+    play(work())

@@ -65,7 +65,8 @@ class World:
         row: dict[str, object] = {"id": id, "text": f"v{version} é {'x' * rng.randint(0, 30)}"}
         op = "u" if alive else "c"
         if rng.random() < 0.25:
-            return Committed(key, version, row, chunked(op, table, row, version, size=rng.randint(20, 60)))
+            before = {"id": id, "old": "y" * 30} if rng.random() < 0.2 else None
+            return Committed(key, version, row, chunked(op, table, row, version, before=before, size=rng.randint(20, 60)))
         return Committed(key, version, row, [full(op, table, row, version)])
 
     @property
