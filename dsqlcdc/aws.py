@@ -205,7 +205,7 @@ def _answered(error: Any, doing: str, where: str) -> Fault:
         run = "aws sts get-caller-identity"  # the service's text may quote signatures: left out
     else:
         why = f"{why}: {_scrub(message)}" if message else why
-        run = "dsqlcdc doctor CONFIG"
+        run = "dsqlcdc config show CONFIG"
     return Misconfigured(what, where=where, why=why, run=run, code=_FAULT_CODES[kind])
 
 
@@ -261,7 +261,7 @@ def _unanswered(error: BaseException, botocore: Any, doing: str, where: str) -> 
             code = "E106" if name == "NoRegionError" else _FAULT_CODES[kind]
             return Misconfigured(what, where=where, why=why, run=run, code=code)
     if isinstance(error, (botocore.BotoCoreError, ValueError)):
-        return Misconfigured(what, where=where, why=_scrub(str(error)), run="dsqlcdc doctor CONFIG", code="E104")
+        return Misconfigured(what, where=where, why=_scrub(str(error)), run="dsqlcdc config show CONFIG", code="E104")
     if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
         return Unavailable(what, where=where, why="no answer in time", code="E120")
     if isinstance(error, errors()):

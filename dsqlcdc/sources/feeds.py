@@ -172,7 +172,7 @@ class Feeds:
                 where=f"stream {self.service.stream}",
                 why=trouble,
                 code="E111",
-                run="dsqlcdc doctor CONFIG",
+                run="aws kinesis list-shards --stream-name STREAM",
             )
 
     def _lags(self, found: dict[str, Shard], ended: Collection[str], expected: Collection[str]) -> str:

@@ -245,7 +245,7 @@ def _fault(error: Exception, doing: str, where: str, shard: str, by_sequence: bo
             f"cannot {doing}",
             where=where,
             why="the shard never had this sequence number: the checkpoint is of another stream, or of one that was made anew",
-            run="dsqlcdc checkpoint show CONFIG",
+            run="dsqlcdc status CONFIG",
         )
     fault = translate(error, doing=doing, where=where)
     if isinstance(fault, Unavailable) and fault.code == "E121":
@@ -256,7 +256,7 @@ def _fault(error: Exception, doing: str, where: str, shard: str, by_sequence: bo
             f"cannot {doing}",
             where=where,
             why=f"{thing} does not exist, or was deleted while it was read; check the name, the account and the Region",
-            run="dsqlcdc stream status CONFIG",
+            run="aws kinesis describe-stream-summary --stream-name STREAM",
             code="E103",
         )
     return fault

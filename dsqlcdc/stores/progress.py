@@ -41,7 +41,7 @@ def advance(name: Name, stored: Mapping[str, Mark], marks: Mapping[str, Mark]) -
         if old is not None and back:
             why = f"it stands at {old.position} and would move back to {mark.position}; is another runner at work?"
             raise Misconfigured(
-                "A checkpoint would move back", where=_where(name, shard), why=why, run="dsqlcdc checkpoint show CONFIG", code="E205"
+                "A checkpoint would move back", where=_where(name, shard), why=why, run="dsqlcdc status CONFIG", code="E205"
             )
         moved[shard] = msgspec.structs.replace(mark, arrived=old.arrived) if old and old.arrived > mark.arrived else mark
     return moved

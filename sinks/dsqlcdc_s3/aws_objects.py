@@ -120,7 +120,7 @@ class AwsObjects:
             return TooLarge(what, where=where, why=why, run="lower roll.bytes in CONFIG, then dsqlcdc run CONFIG", code="E104")
         if code in _DIGEST:
             why = f"its checksum did not match on arrival ({code}), {_TRIES_DIGEST} times: a proxy or this machine's memory alters bytes"
-            return Misconfigured(what, where=where, why=why, run="dsqlcdc doctor CONFIG", code="E104")
+            return Misconfigured(what, where=where, why=why, run="dsqlcdc run CONFIG, past any proxy", code="E104")
         if code == "RequestTimeTooSkewed":
             why = "this machine's clock is off by more than 15 minutes (RequestTimeTooSkewed)"
             return Misconfigured(what, where=where, why=why, run="timedatectl status, and set the clock", code="E104")

@@ -238,6 +238,20 @@ def test_every_command_line_in_prose_names_a_command() -> None:
     assert {"run", "gaps", "dead", "local"} <= said <= set(COMMANDS)
 
 
+def remedies() -> set[str]:
+    """The commands that errors tell people to run."""
+    paths = [path for folder in ("dsqlcdc", "sinks") for path in (ROOT / folder).rglob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    return {match[1] for text in texts for match in re.finditer(r"\brun ?= ?f?[\"'](?:.*, then )?dsqlcdc ([a-z]+(?: [a-z]+)?)", text)}
+
+
+def test_every_command_that_an_error_tells_people_to_run_exists() -> None:
+    found = remedies()
+    assert {"dead list", "config lint", "run"} <= found
+    nested = {"config lint", "config show", "dead list", "dead show", "gaps ack"}
+    assert found <= nested | COMMANDS.keys()
+
+
 def test_exit_codes_are_those_of_the_help() -> None:
     said = [code for code, _ in rows(README, "Commands") if code.isdigit()]
     help = re.sub(r"\s+", " ", run("run", "--help").stdout)
