@@ -65,9 +65,9 @@ def fill(project: Project) -> None:
         (["--table", "public.orders"], {"2"}),
         (["--table", "public.*"], {"2", "3"}),
         (["--code", "no_key"], {"3"}),
-        (["--since", "10m"], {"2", "3"}),
+        (["--since", "1h"], {"2", "3"}),
         (["--since", datetime.fromtimestamp(ago(45), UTC).isoformat()], {"3"}),
-        (["--since", "10m", "--code", "refused", "--table", "*.orders"], {"2"}),
+        (["--since", "1h", "--code", "refused", "--table", "*.orders"], {"2"}),
         (["--code", "nothing"], set()),
     ],
 )
