@@ -67,8 +67,10 @@ async def _client(service: str, aws: Aws, parsers: Any, config: dict[str, Any]) 
         session = session_module.AioSession(profile=aws.profile)
         if parsers is not None:
             session.register_component("response_parser_factory", parsers)
+        # AWS_REGION is what every other SDK, Lambda and ECS call it; botocore knows AWS_DEFAULT_REGION only.
+        region = aws.region or os.environ.get("AWS_REGION") or None
         making = session.create_client(
-            service, region_name=aws.region, endpoint_url=aws.endpoint_url or None, config=config_module.AioConfig(**settings)
+            service, region_name=region, endpoint_url=aws.endpoint_url or None, config=config_module.AioConfig(**settings)
         )
         opened = await making.__aenter__()
     except _opening() as error:

@@ -134,6 +134,18 @@ async def test_a_client_without_a_region_says_so(monkeypatch: pytest.MonkeyPatch
             pass
 
 
+async def test_the_region_may_come_from_aws_region_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what the message of a missing one advises, and what other SDKs, ECS and Lambda set."""
+    for name in ("AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    async with client("kinesis", Aws()) as found:
+        assert found.meta.region_name == "eu-central-1"
+    async with client("kinesis", Aws(region="us-east-2")) as configured:
+        assert configured.meta.region_name == "us-east-2"
+
+
 async def test_settings_for_servers_that_are_not_aws_are_used_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     assert not custom_endpoint(Aws())
