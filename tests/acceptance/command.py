@@ -46,7 +46,9 @@ class Done(msgspec.Struct, frozen=True):
 class Command:
     """One running command; its outputs go to files, so that it never waits for us."""
 
-    def __init__(self, directory: Path, environ: Mapping[str, str], *arguments: str) -> None:
+    def __init__(self, directory: Path, environ: Mapping[str, str], *arguments: str, word: Callable[[], object] = lambda: "") -> None:
+        """`word`: what it says of itself, asked when it does not do what was waited for."""
+        self._word = word
         number = len(list(directory.glob("*.err")))
         self._out, self._err = directory / f"{number}.out", directory / f"{number}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
@@ -66,7 +68,7 @@ class Command:
         """Wait until the condition holds (is truthy) while the command runs; its value."""
         end = time.monotonic() + within
         while not (found := condition()):
-            assert time.monotonic() < end, f"not within {within:.0f} s: {what}\n{self.err[-6000:]}"
+            assert time.monotonic() < end, f"not within {within:.0f} s: {what}\n{self._word()}\n{self.err[-6000:]}"
             assert not self._ended_within(0.05) or condition(), f"exit {self.process.returncode} before {what}\n{self.err[-6000:]}"
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from typing import Any
 
 import duckdb
 import pytest
@@ -48,9 +49,18 @@ def test_nothing_is_lost_or_repeated_over_a_hundred_kills(world: World, seed: in
     _kills(world, 100, random.Random(seed))
 
 
-def _kills(world: World, kills: int, rng: random.Random) -> None:
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "blocks", [{"fragments": {"type": "memory"}}, {"state": {"type": "memory"}}], ids=["fragments-in-memory", "state-in-memory"]
+)
+def test_nothing_is_lost_or_repeated_over_kill_9_without_a_memory_on_disk(world: World, blocks: dict[str, Any]) -> None:
+    _kills(world, 20, random.Random(7), **blocks)
+
+
+def _kills(world: World, kills: int, rng: random.Random, **blocks: Any) -> None:
     """Lives that end by kill -9, from before the first read to the midst of a write; then one to the tip, and one without its memory."""
-    world.configure(sinks={"lake": lake(age="50ms", records=250)})
+    world.configure(sinks={"lake": lake(age="50ms", records=250)}, **blocks)
     world.commit(200, oversize=1)
     with world.writing(20, tables=["public.orders", "app.notes", "audit.events"]):
         for number in range(kills):

@@ -41,6 +41,7 @@ class World:
 
     def __init__(self, server: ServerProcess, directory: Path, shards: int = 4) -> None:
         self.server, self.directory = server, directory
+        self.environ = server.environ
         self.pipe = server.pipe(STREAM, shards)
         server.client("s3").create_bucket(Bucket=BUCKET)
         server.control("throttle", reads=False)
@@ -64,7 +65,7 @@ class World:
     # commands
 
     def start(self, *arguments: str) -> Command:
-        started = Command(self.directory, self.server.environ, *arguments)
+        started = Command(self.directory, self.environ, *arguments, word=lambda: self.get("/status")[1].decode())
         self._started.append(started)
         return started
 
