@@ -104,11 +104,8 @@ def ended() -> Mark:
     return Mark(END, 1_700_000_000.0)
 
 
-_BEGAN = time.time()  # once: parameters are made long before tests run
-
-
 def ago(seconds: float) -> float:
-    return _BEGAN - seconds
+    return time.time() - seconds
 
 
 def squeezed(text: str) -> str:

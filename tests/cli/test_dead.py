@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from dsqlcdc.cli.letter import _indented, find_wrong
 
-from .conftest import Project, ago
+from .conftest import Project
 
 EVENT = {
     "cluster": "abc",
@@ -23,6 +24,7 @@ EVENT = {
     "tx": "a7",
     "op": "insert",
 }
+BEGAN = time.time()  # one moment for letters and filters: parameters are made long before tests run
 GOOD = b'{"op":"c","n":12345678901234567890123,"after":{"id":7,"x":[],"y":{}},"op":"c"}'
 
 
@@ -50,9 +52,9 @@ def test_a_letter_is_a_line_with_its_name_and_reason(project: Project) -> None:
 
 
 def fill(project: Project) -> None:
-    project.letter("1", arrived=ago(7200))
-    project.letter("2", sink="lake", code="refused", event=EVENT, arrived=ago(60))
-    project.letter("3", sink="hook", code="no_key", event={**EVENT, "table": "items"}, arrived=ago(30))
+    project.letter("1", arrived=BEGAN - 7200)
+    project.letter("2", sink="lake", code="refused", event=EVENT, arrived=BEGAN - 60)
+    project.letter("3", sink="hook", code="no_key", event={**EVENT, "table": "items"}, arrived=BEGAN - 30)
     project.letter("4", pipeline="other")
 
 
@@ -66,7 +68,7 @@ def fill(project: Project) -> None:
         (["--table", "public.*"], {"2", "3"}),
         (["--code", "no_key"], {"3"}),
         (["--since", "1h"], {"2", "3"}),
-        (["--since", datetime.fromtimestamp(ago(45), UTC).isoformat()], {"3"}),
+        (["--since", datetime.fromtimestamp(BEGAN - 45, UTC).isoformat()], {"3"}),
         (["--since", "1h", "--code", "refused", "--table", "*.orders"], {"2"}),
         (["--code", "nothing"], set()),
     ],
