@@ -161,7 +161,7 @@ class _Known:
         try:
             return _encode(self.decode_key(image))
         except (msgspec.MsgspecError, OverflowError) as error:
-            if not self._warned:
+            if not self._warned and memoryview(image)[0] == 0x7B:  # anything but an object is a bad record, not a wrong config
                 self._warned = True
                 log.warning("table %s: the configured key is not in its records (%s); they are handled as without a key", self.table, error)
             return None

@@ -96,12 +96,21 @@ def why(error: Exception, data: bytes) -> Unreadable:
     if isinstance(error, msgspec.ValidationError):
         return Unreadable(f"not a CDC record: {error}")
     if isinstance(error, UnicodeDecodeError):
-        return Unreadable(f"invalid UTF-8 at byte {error.start}")
+        return Unreadable(f"invalid UTF-8 at byte {_first_wrong(data)}")
     if isinstance(error, RecursionError):
         return Unreadable("nested too deeply")
     if data.startswith(_KPL_MAGIC):
         return Unreadable("aggregated by the Kinesis Producer Library: not written by DSQL", "foreign")
     return Unreadable(f"not valid JSON: {error}")
+
+
+def _first_wrong(data: bytes) -> int:
+    """Where UTF-8 breaks in the record: the error itself counts from the start of a string or slice."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return len(data)
 
 
 def check_utf8(data: bytes) -> None:

@@ -407,3 +407,19 @@ def test_a_reassembled_image_that_is_no_row_is_a_dead_letter(text: bytes) -> Non
     bad = TABLES.assembled(main, {"after": [text]})
     assert isinstance(bad, Bad)
     assert bad.detail
+
+
+@pytest.mark.parametrize("size", [10, 3 * 1024 * 1024], ids=["small", "large"])
+def test_invalid_utf8_is_told_by_its_place_in_the_record(size: int) -> None:
+    data = full("c", "app.t", {"id": 1, "text": "x" * size + "~"}, 5).replace(b"~", b"\xff")
+    bad = read(data)
+    assert isinstance(bad, Bad)
+    assert bad.detail == f"invalid UTF-8 at byte {data.index(0xFF)}"
+
+
+def test_a_bad_record_is_not_taken_for_a_wrong_key(caplog: pytest.LogCaptureFixture) -> None:
+    tables = Tables({"app.*": Rule(key=("id",))})
+    assert isinstance(read(changed(GOOD, after=[1]), tables), Bad)
+    assert caplog.text == ""
+    assert isinstance(read(changed(GOOD, after={"other": 1}), tables), Change)
+    assert "the configured key is not in its records" in caplog.text
