@@ -84,14 +84,15 @@ DENIED = {"kind": "error", "status": 403, "code": "AccessDeniedException", "time
 
 
 @pytest.mark.parametrize(
-    ("fault", "permission"),
+    ("fault", "why"),
     [
         ({**DENIED, "service": "kinesis", "operation": "GetRecords", "status": 400}, "kinesis:GetRecords"),
         ({**DENIED, "service": "s3", "operation": "PutObject", "code": "AccessDenied"}, "s3:PutObject"),
+        ({**DENIED, "service": "s3", "operation": "PutObject", "status": 400, "code": "ExpiredToken"}, "credentials have expired"),
     ],
-    ids=["kinesis", "s3"],
+    ids=["kinesis", "s3", "expired-for-good"],
 )
-def test_access_denied_stops_with_1_says_the_permission_and_skips_nothing(world: World, fault: dict[str, Any], permission: str) -> None:
+def test_what_does_not_pass_stops_with_1_says_why_and_skips_nothing(world: World, fault: dict[str, Any], why: str) -> None:
     world.commit(100)
     daemon = world.daemon()
     daemon.until(lambda: world.settled() > 100, "records are settled")
@@ -100,7 +101,7 @@ def test_access_denied_stops_with_1_says_the_permission_and_skips_nothing(world:
     ended = daemon.end().expect(1)
     said = [line for line in ended.err.splitlines() if "DSQLCDC-E" in line]
     assert said
-    assert permission in said[-1]
+    assert why in said[-1]
     assert "Run: " in said[-1]
     assert "Traceback" not in ended.err
     world.server.control("faults/clear")
