@@ -1,13 +1,13 @@
 """The errors, grouped by who catches them.
 
-    Fault                      carries code, what, where, why, run (the next command)
-    ├── ConfigError            hosts: exit 2. Holds every finding
-    ├── Stopped                hosts: exit 1. A source or a sink cannot go on
-    │   ├── Misconfigured      raised by sinks, stores and sources: every record would fail until somebody mends it
-    │   ├── Held               another runner has this pipeline and sink
-    │   └── Poisoned           too many of a sink's verdicts are DEAD
-    ├── Lost                   hosts: exit 3. Records may be lost; a gap has been persisted
-    └── Unavailable            the retry loops: asked again later; nothing was settled
+Fault                      carries code, what, where, why, run (the next command)
+├── ConfigError            hosts: exit 2. Holds every finding
+├── Stopped                hosts: exit 1. A source or a sink cannot go on
+│   ├── Misconfigured      raised by sinks, stores and sources: every record would fail until somebody mends it
+│   ├── Held               another runner has this pipeline and sink
+│   └── Poisoned           too many of a sink's verdicts are DEAD
+├── Lost                   hosts: exit 3. Records may be lost; a gap has been persisted
+└── Unavailable            the retry loops: asked again later; nothing was settled
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ class ConfigError(Fault):
 
     default_code = "E001"
 
-    def __init__(
-        self, what: str, *, where: str = "", why: str = "", run: str = "", code: str = "", findings: Sequence[Fault] = ()
-    ) -> None:
+    def __init__(self, what: str, *, where: str = "", why: str = "", run: str = "", code: str = "", findings: Sequence[Fault] = ()) -> None:
         super().__init__(what, where=where, why=why, run=run, code=code)
         self.findings: tuple[Fault, ...] = tuple(findings) or (self,)
 

@@ -114,7 +114,7 @@ class Delivery:
         self._sink, self._where, self._settle, self._bury, self._room, self._patience = sink, where, settle, bury, room, patience
         self._lanes = [_Lane() for _ in range(sink.lanes)]
         self._rate = DeadRate()
-        self._flushing = self._closed = False
+        self._closed = False
         self._next = 0
         self.batches = self.retries = 0
 
@@ -144,16 +144,10 @@ class Delivery:
         self._room.take(lot.size)
         lane.wake.set()
 
-    def flush(self) -> None:
-        """Write what there is, without waiting for full batches, until `resume_batching`."""
-        self._flushing = True
-        for lane in self._lanes:
-            lane.wake.set()
-
     def close(self) -> None:
         """Nothing more will be offered: write what there is, then `run` ends."""
         self._closed = True
-        self.flush()
+        self.starve()
 
     def starve(self) -> None:
         """The intake waits for room: batches that are not full go now, or they never would be."""
@@ -195,7 +189,7 @@ class Delivery:
     def _ripe(self, lane: _Lane) -> bool:
         batching, now = self._sink.batching, asyncio.get_running_loop().time()
         return (
-            self._flushing
+            self._closed
             or lane.records >= batching.records
             or lane.bytes >= batching.bytes
             or now >= lane.pending[0].since + batching.age
@@ -254,6 +248,8 @@ class Delivery:
                 await self._patience.wait(error, attempt, since)
                 attempt += 1
                 continue
+            if setbacks is None:  # type: ignore[unreachable, unused-ignore]  # a sink's author may forget to answer
+                raise self._broken("write answered None, not a sequence of setbacks")
             self.batches += 1
             if not setbacks:
                 self._rate.passed(len(changes))
@@ -276,9 +272,7 @@ class Delivery:
         """Settle what has a verdict; what is to be tried again comes back, with the longest wait asked for and the last reason."""
         by_index = {setback.index: setback for setback in setbacks}
         if len(by_index) != len(setbacks) or not all(0 <= index < len(changes) for index in by_index):
-            raise Stopped(
-                "the sink broke its contract", where=self._where, why="setbacks name a change twice or one not in the batch", code="E303"
-            )
+            raise self._broken("setbacks name a change twice or one not in the batch")
         fine = [n for n in range(len(changes)) if n not in by_index]
         self._rate.passed(len(fine))
         self._done([changes[n] for n in fine], [debts[n] for n in fine], Outcome.DELIVERED)
@@ -295,6 +289,9 @@ class Delivery:
         after = max((setback.after or 0.0 for setback in reasons), default=0.0)
         why = f"{reasons[-1].code} {reasons[-1].detail}".strip() if reasons else ""
         return [changes[n] for n in again], [debts[n] for n in again], (after, why)
+
+    def _broken(self, why: str) -> Stopped:
+        return Stopped("the sink broke its contract", where=self._where, why=why, code="E303")
 
     def _done(self, changes: Sequence[Change], debts: Sequence[int], outcome: Outcome) -> None:
         if changes:

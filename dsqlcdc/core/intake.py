@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from dsqlcdc.contract import Change, Outcome, Setback, Verdict
 from dsqlcdc.core.burial import Burial
@@ -135,25 +136,34 @@ class Intake:
             return
         bad = Bad("incomplete", "parts of this oversized row did not arrive in time; it is still completed when they do")
         await self._burial.parts(parts, bad)
-        await self._patience.ask(lambda: self._record_gap(self._incomplete(parts)))
+        by_chunk: dict[str, list[Part]] = {}
+        for part in parts:
+            by_chunk.setdefault(part.chunk_id, []).append(part)
+        for gap in [self._incomplete(chunk, some) for chunk, some in by_chunk.items()]:
+            await self._patience.ask(partial(self._record_gap, gap))
         await self._patience.ask(lambda: self._reassembler.give_up(parts))
-        self._counts.gaps += 1
+        self._counts.gaps += len(by_chunk)
         log.error("%s/%s: %d parts of oversized rows never became complete", self._name.pipeline, self._name.sink, len(parts))
 
-    def _incomplete(self, parts: Sequence[Part]) -> Gap:
-        chunks = sorted({part.chunk_id for part in parts})
-        text = "\0".join([self._name.pipeline, self._name.sink, self._name.stream, *chunks])
+    def _incomplete(self, chunk: str, parts: Sequence[Part]) -> Gap:
+        """One gap a cut image: the same whenever it is found, whatever else is found with it."""
+        name, first, last = self._name, min(parts, key=_arrived), max(parts, key=_arrived)
+        text = "\0".join([name.pipeline, name.sink, name.stream, chunk])
         return Gap(
             id=hashlib.sha256(text.encode()).hexdigest()[:12],
-            pipeline=self._name.pipeline,
-            sink=self._name.sink,
-            stream=self._name.stream,
+            pipeline=name.pipeline,
+            sink=name.sink,
+            stream=name.stream,
             kind="incomplete",
-            shard=parts[0].shard,
-            after=min(part.sequence for part in parts),
-            until=max(part.sequence for part in parts),
-            from_time=min(part.arrived for part in parts),
-            to_time=max(part.arrived for part in parts),
-            detail=f"{len(chunks)} oversized rows are incomplete; their parts are dead letters",
+            shard=first.shard,
+            after=first.sequence,
+            until=last.sequence,
+            from_time=first.arrived,
+            to_time=last.arrived,
+            detail=f"an oversized row (chunk {chunk}) is incomplete; its {len(parts)} parts are dead letters",
             found_at=self._clock(),
         )
+
+
+def _arrived(part: Part) -> float:
+    return part.arrived

@@ -81,12 +81,28 @@ class Pipeline:
         Raises Held, Misconfigured, Poisoned, Stopped, Lost, or whatever the sink raised; what had been settled is committed all the same.
         Cancelled: the same, without draining. What is owed is read again by the next run.
         """
+        running = asyncio.create_task(self._run(stop))  # one task: what a sink opens on entering, it may close on leaving
+        stopping = asyncio.create_task(stop.wait())
         try:
-            async with AsyncExitStack() as stack:
-                intake = await until(self._begin(stack), stop)
-                if intake is None:
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if self.state == "starting" and not running.done():
+                running.cancel()
+                await asyncio.wait({running})
+                if running.cancelled():
                     self.state = "done"
                     return
+            await running
+        except asyncio.CancelledError:
+            running.cancel()
+            await asyncio.wait({running})
+            raise
+        finally:
+            stopping.cancel()
+
+    async def _run(self, stop: asyncio.Event) -> None:
+        try:
+            async with AsyncExitStack() as stack:
+                intake = await self._begin(stack)
                 self.state = "running"
                 try:
                     await self._work(intake, stop)
@@ -121,7 +137,7 @@ class Pipeline:
         if known:
             for memory in stored.memories:
                 self._sequencer.load(memory)
-        await stack.enter_async_context(recipe.sink)
+        await ask(lambda: stack.enter_async_context(recipe.sink))
         resume = Resume(
             recipe.name.pipeline, recipe.name.sink, stored.word, recipe.source.oldest_readable(), lambda: self._ledger.progress()
         )

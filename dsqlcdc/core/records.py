@@ -53,7 +53,7 @@ class Mark(msgspec.Struct, frozen=True):
 class Page(msgspec.Struct, gc=False):
     """What one read of one shard gave: records in sequence order, possibly none.
 
-    `start`: where reading of this shard began in this run (only for the first page). `read_at`: the service's clock (seconds) when it was
+    `read_at`: the service's clock (seconds) when it was
     read. `behind`: milliseconds behind the tip, as the service said. `ended`: the shard is closed and this is its last page.
     `remember`: these records were settled in an earlier run and are read again only to be remembered.
     """

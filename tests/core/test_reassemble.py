@@ -181,7 +181,7 @@ class _Unmarked(Reassembler):
 
 @pytest.mark.parametrize(("mutant", "durable"), [(_Early, True), (_Solo, True), (_Unmarked, True)])
 def test_the_law_catches_a_broken_reassembler(mutant: type[Reassembler], durable: bool) -> None:
-    @settings(max_examples=500, deadline=None, database=None, phases=[Phase.generate])
+    @settings(max_examples=4000, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
     @given(st.data())
     def law(data: st.DataObject) -> None:
         asyncio.run(play(data, durable, mutant))

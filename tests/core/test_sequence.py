@@ -161,7 +161,7 @@ class _Equal(Latest):
 
 @pytest.mark.parametrize("mutant", [_Impatient, _Amnesic, _Careless, _Blunt, _Equal])
 def test_the_laws_catch_a_broken_sequencer(mutant: type[Unique] | type[Latest]) -> None:
-    @settings(max_examples=600, deadline=None, database=None, phases=[Phase.generate])
+    @settings(max_examples=3000, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
     @given(st.data())
     def law(data: st.DataObject) -> None:
         play(data, mutant, LAWS[Unique if issubclass(mutant, Unique) else Latest])
