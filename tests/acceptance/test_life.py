@@ -77,7 +77,7 @@ def test_a_second_runner_is_told_who_runs_and_readers_work_beside_it(world: Worl
 def test_it_says_of_itself_what_goes_on(world: World) -> None:
     world.commit(200)
     daemon = world.daemon()
-    daemon.until(lambda: world.settled() > 0 and not world.status()["open"], "all is settled")
+    world.caught_up(daemon)
     assert world.get("/healthz")[0] == 200
     assert daemon.until(lambda: world.get("/readyz")[0] == 200, "it is ready")
     code, body = world.get("/metrics")

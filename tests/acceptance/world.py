@@ -47,6 +47,7 @@ class World:
         server.control("throttle", reads=False)
         self.config = directory / "dsqlcdc.yaml"
         self.port = _free_port()
+        self.sent = 0
         self._started: list[Command] = []
         self.configure()
 
@@ -120,6 +121,10 @@ class World:
     def settled(self, sink: str = "lake") -> int:
         return sum(self.status(sink).get("settled", {}).values())
 
+    def caught_up(self, daemon: Command, sink: str = "lake") -> None:
+        """Wait until the daemon, the first in this world, has settled everything that was sent."""
+        daemon.until(lambda: self.settled(sink) >= self.sent and not self.status(sink)["open"], f"{sink} has caught up")
+
     # the lake and the truth
 
     def object_keys(self, prefix: str = "cdc/") -> Iterator[str]:
@@ -154,7 +159,9 @@ class World:
     def commit(self, transactions: int = 100, **more: Any) -> int:
         """Commit transactions as unruly as they come; how many records were sent."""
         given = {"duplicates": 0.05, "disorder": 20, "deviations": 0.05, **more}
-        return sum(self.server.commit(cluster=self.pipe.cluster, transactions=transactions, **given).sent.values())
+        sent = sum(self.server.commit(cluster=self.pipe.cluster, transactions=transactions, **given).sent.values())
+        self.sent += sent
+        return sent
 
     @contextmanager
     def writing(self, transactions: int = 60, reshards: bool = True, **more: Any) -> Iterator[threading.Event]:
