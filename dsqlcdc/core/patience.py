@@ -57,7 +57,7 @@ class Patience:
                 code="E125",
             ) from error
         if attempt in (0, 5) or attempt % 20 == 19:
-            log.warning("%s; attempt %d, next in %.1f s", error, attempt + 1, pause)
+            log.warning("%s (attempt %d, next in %.1f s)", error, attempt + 1, pause)
         await asyncio.sleep(pause)
 
 
