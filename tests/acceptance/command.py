@@ -87,13 +87,13 @@ class Command:
             return False
         return True
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def end(self, number: signal.Signals | None = None, within: float = PATIENCE) -> Done:
         """Signal it, where a signal is given, and wait for its end."""
         if number is not None:
-            self.signal(number)
+            self.send(number)
         ended = self._ended_within(within)
         assert ended, f"still running after {within:.0f} s\n{self.err[-6000:]}"
         return Done(self.process.returncode, self.out, self.err)

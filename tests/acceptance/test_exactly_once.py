@@ -115,7 +115,7 @@ def test_a_second_signal_ends_at_once(world: World) -> None:
     daemon = world.daemon()
     world.server.fault("hang", service="s3", operation="PutObject", times=0, seconds=30)
     daemon.until(lambda: world.status().get("open", 0) > 0, "something is in flight")
-    daemon.signal(signal.SIGTERM)
+    daemon.send(signal.SIGTERM)
     daemon.until(lambda: world.status().get("state") == "draining", "it drains")
     daemon.end(signal.SIGTERM, within=5).expect(130)
     world.server.control("faults/clear")
@@ -148,7 +148,7 @@ def test_duckdb_reads_the_lake(world: World) -> None:
         path = world.directory / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
-    rows = duckdb.sql(
+    rows = duckdb.connect().execute(
         f"select schema, \"table\", count(*), count(distinct id) from read_json('{world.directory}/cdc/data/**/*.jsonl.gz', "
         "hive_partitioning=true, union_by_name=true) group by all order by all"
     ).fetchall()
