@@ -12,6 +12,7 @@ import pytest
 from .world import BUCKET, STREAM, World, lake, total
 
 
+@pytest.mark.slow
 def test_once_delivers_twenty_thousand_records_exactly_once_and_a_second_once_nothing(world: World) -> None:
     world.configure(sinks={"lake": lake(age="2s", records=6000)})
     sent = 0
@@ -38,6 +39,7 @@ def test_once_delivers_twenty_thousand_records_exactly_once_and_a_second_once_no
     assert data == {key for key in before if "/data/" in key}
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_repeated_over_kill_9_at_random_moments(world: World) -> None:
     _kills(world, 20, random.Random(20))
 
