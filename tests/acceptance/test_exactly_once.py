@@ -150,10 +150,14 @@ def test_duckdb_reads_the_lake(world: World) -> None:
         path = world.directory / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
-    rows = duckdb.connect().execute(
-        f"select schema, \"table\", count(*), count(distinct id) from read_json('{world.directory}/cdc/data/**/*.jsonl.gz', "
-        "hive_partitioning=true, union_by_name=true) group by all order by all"
-    ).fetchall()
+    rows = (
+        duckdb.connect()
+        .execute(
+            f"select schema, \"table\", count(*), count(distinct id) from read_json('{world.directory}/cdc/data/**/*.jsonl.gz', "
+            "hive_partitioning=true, union_by_name=true) group by all order by all"
+        )
+        .fetchall()
+    )
     found = world.exact()
     assert sum(row[2] for row in rows) == found.rows
     assert all(row[2] == row[3] for row in rows)
