@@ -24,11 +24,10 @@ ENVIRONMENT = {
 
 
 class Run(NamedTuple):
-    """`cpu`: user and system seconds of the whole process; `rss`: its peak, MiB."""
+    """`cpu`: user and system seconds of the whole process."""
 
     out: str
     cpu: float
-    rss: float
     code: int
 
 
@@ -53,7 +52,7 @@ def run(command: Sequence[str], timeout: float = 300) -> Run:
         out.seek(0)
         err.seek(0)
         assert code in (0, 4), f"{' '.join(command)} ended with {code}: {err.read()[-2000:]}"
-        return Run(out.read(), usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, code)
+        return Run(out.read(), usage.ru_utime + usage.ru_stime, code)
 
 
 def _wait(process: subprocess.Popen[str], timeout: float) -> Any:
