@@ -17,7 +17,7 @@ import msgspec
 
 from dsqlcdc.errors import Fault, Misconfigured, Unavailable
 
-__all__ = ["CODES", "Aws", "Kind", "client", "custom_endpoint", "error_code", "errors", "translate"]
+__all__ = ["CODES", "EXPIRED", "Aws", "Kind", "client", "custom_endpoint", "error_code", "errors", "translate"]
 
 
 class Aws(msgspec.Struct, frozen=True):
@@ -164,6 +164,8 @@ _FAULT_CODES = {
     Kind.INVALID: "E104",
     Kind.CREDENTIALS: "E105",
 }
+EXPIRED = _FAULT_CODES[Kind.EXPIRED]
+"""The code of credentials that have expired and are fetched anew: passing, unless it lasts."""
 _PASSING = (Kind.THROTTLED, Kind.BUSY, Kind.EXPIRED)
 
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from dsqlcdc.aws import Aws
+from dsqlcdc.aws import EXPIRED, Aws
 from dsqlcdc.core.backoff import Backoff
 from dsqlcdc.errors import Misconfigured, Unavailable
 from dsqlcdc.sources.budget import Budget, ReadLimits
@@ -29,6 +29,8 @@ MIB = 1024 * 1024
 log = logging.getLogger("dsqlcdc.source")
 
 _LISTING_TRIES = 6
+_RENEWALS = 20
+"""Attempts, in a row and with full jitter (minutes in all), after which expired credentials count as final."""
 _RETRIES = Backoff(base=0.2, cap=20.0)
 
 
@@ -211,8 +213,12 @@ class Feeds:
                 attempt += 1
 
     def retried(self, error: Unavailable, attempt: int) -> None:
-        """Count a retry by its reason, and say so, ever more seldom."""
+        """Count a retry by its reason, and say so, ever more seldom. Raises Misconfigured when expired credentials stay expired: nobody
+        renews them, and waiting on would end in records that are trimmed unread."""
         self.counters.retried(error.code)
+        if error.code == EXPIRED and attempt >= _RENEWALS:
+            why = f"{error.why}; refused {attempt + 1} times, so nobody renews them"
+            raise Misconfigured(error.what, where=error.where, why=why, run="aws sts get-caller-identity", code="E105") from error
         if attempt & (attempt - 1) == 0 and error.code not in ("E123", "E124"):
             log.warning("%s (attempt %d, will be retried)", error, attempt + 1)
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from dsqlcdc.aws import EXPIRED
 from dsqlcdc.core.ports import Checkpoint
 from dsqlcdc.core.records import END, TRIM_HORIZON, Mark, Position
 from dsqlcdc.errors import Misconfigured, Unavailable
@@ -195,6 +196,22 @@ def test_expired_iterators_are_renewed_without_a_loss_or_a_repetition() -> None:
             await pages.aclose()  # type: ignore[attr-defined]
             assert source.counts().expired >= 1
         assert log.sequences() == written
+
+    run(main())
+
+
+@pytest.mark.parametrize("operation", ["records", "iterator"])
+def test_credentials_that_nobody_renews_end_the_reading_and_those_that_are_do_not(operation: str) -> None:
+    async def main() -> None:
+        service = FakeService(1)
+        written = service.put("shardId-000000000000", count=2)
+        service.faults[operation] = [Unavailable("cannot read", why="the token has expired", code=EXPIRED) for _ in range(5)]
+        log = await read_once(await feeds_over(service), deadline=None)
+        assert log.sequences() == written
+        service.faults[operation] = [Unavailable("cannot read", why="the token has expired", code=EXPIRED) for _ in range(10_000)]
+        with pytest.raises(Misconfigured, match=r"E105 .*nobody renews them.*Run: aws sts get-caller-identity"):
+            await read_once(await feeds_over(service), deadline=None)
+        assert tasks_left() == []
 
     run(main())
 
