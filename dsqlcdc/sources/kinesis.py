@@ -78,7 +78,7 @@ class KinesisSource:
         since = asyncio.get_running_loop().time()
         listed = await self._feeds.patiently(partial(self._feeds.list, since=since), self.deadline)
         now, retention = self._feeds.now(), self._feeds.description.retention
-        self.started_at = now
+        self.started_at = now + 1.0  # our reading of the service's clock may be that much behind
         known: Mapping[str, Mark] = checkpoint.marks if checkpoint is not None else {}
         starts = resolve(listed, known, self._start_at, now=now, retention=retention)
         for shard, mark in starts.vanished.items():

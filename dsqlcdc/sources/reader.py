@@ -183,7 +183,8 @@ class Reader:
             return
         if not records:
             self._emptied = loop.time()
-        read_at = self.floor if ended else fetched.now
+        # not `floor`: a bound that was only assumed, kept with the mark, would look like trimmed records after a restart
+        read_at = self.known if ended else fetched.now
         self._owner.put(self, Page(self.shard.id, records, read_at=read_at, behind=fetched.behind, ended=ended), held, self.floor)
 
 

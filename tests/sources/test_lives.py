@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dsqlcdc.core.records import Mark
@@ -89,6 +89,7 @@ class Life:
 
 
 @settings(max_examples=25, deadline=None)
+@example(seed=5673, runs=1, pipelines=3)  # a closed shard without records, then a restart before its child was read: no gap
 @given(seed=st.integers(0, 2**32), runs=st.integers(1, 4), pipelines=st.integers(1, 3))
 def test_over_crashes_reshards_and_faults_every_record_is_read_once_and_in_order(seed: int, runs: int, pipelines: int) -> None:
     life = Life(seed)
