@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from typing import Literal, cast
 
 import msgspec
@@ -18,7 +20,7 @@ from dsqlcdc.core.deliver import Delivery, Room
 from dsqlcdc.core.intake import Intake
 from dsqlcdc.core.ledger import Imbalance, Ledger
 from dsqlcdc.core.patience import Patience, until
-from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterStore, FragmentStore, Name, Source
+from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterStore, FragmentStore, Gap, Name, Source
 from dsqlcdc.core.reassemble import Reassembler
 from dsqlcdc.core.route import Route, Router
 from dsqlcdc.core.sequence import Latest, Sequencer, Unique
@@ -124,6 +126,8 @@ class Pipeline:
         # Parts held in memory are gone: only reading again tells which of those still to come belong to rows that are done.
         warm_up = None if checkpoint is None or (known and recipe.fragments.durable) else recipe.lateness
         marks = dict(await ask(lambda: recipe.source.start(checkpoint, warm_up=warm_up)))
+        if checkpoint is None:
+            await self._succeed()
         stored = checkpoint or Checkpoint({})
         new = {shard: mark for shard, mark in marks.items() if stored.marks.get(shard) != mark}
         for shard, mark in sorted(marks.items()):
@@ -183,6 +187,34 @@ class Pipeline:
             record_gap=recipe.checkpoints.record_gap,
             clock=recipe.clock,
         )
+
+    async def _succeed(self) -> None:
+        """Where a stream of this name was read before, and made anew since: what the old one still held is gone. A gap, said and kept."""
+        recipe, ask = self._recipe, self._patience.ask
+        name, again = recipe.name, recipe.name.stream.rpartition("@")[0]
+        for former in await ask(recipe.checkpoints.names):
+            if (former.pipeline, former.sink) != (name.pipeline, name.sink) or former.stream.rpartition("@")[0] != again:
+                continue
+            checkpoint = await ask(partial(recipe.checkpoints.load, former))
+            owed = [mark for mark in checkpoint.marks.values() if mark.position.kind != "end"] if checkpoint is not None else []
+            if former.stream == name.stream or not owed:
+                continue
+            text = "\0".join((name.pipeline, name.sink, former.stream))
+            gap = Gap(
+                id=hashlib.sha256(text.encode()).hexdigest()[:12],
+                pipeline=name.pipeline,
+                sink=name.sink,
+                stream=former.stream,
+                kind="replaced",
+                shard="",
+                from_time=min(mark.arrived for mark in owed),
+                to_time=recipe.clock(),
+                detail=f"the stream was deleted and made anew ({name.stream}); what the old one had not delivered by then is lost",
+                found_at=recipe.clock(),
+            )
+            if not (await ask(partial(recipe.checkpoints.record_gap, gap))).acked:
+                self.counts.gaps += 1
+                log.error("%s/%s: gap %s: %s", *_names(recipe), gap.id, gap.detail)
 
     async def _work(self, intake: Intake, stop: asyncio.Event) -> None:
         delivery = self._delivery

@@ -56,7 +56,7 @@ def test_resharding_up_and_down_loses_nothing(world: World) -> None:
     world.exact()
 
 
-def test_a_stream_made_anew_under_its_name_is_read_from_its_beginning(world: World) -> None:
+def test_a_stream_made_anew_under_its_name_is_read_from_its_beginning_and_a_gap(world: World) -> None:
     world.commit(100)
     world.once().expect(0)
     kinesis = world.server.client("kinesis")
@@ -65,7 +65,11 @@ def test_a_stream_made_anew_under_its_name_is_read_from_its_beginning(world: Wor
     world.server.advance(2)
     pipe = world.server.pipe(STREAM, 2)
     sent = sum(world.server.commit(cluster=pipe.cluster, transactions=100).sent.values())
-    assert world.once().expect(0).json["sinks"]["lake"]["read"] == sent
+    assert world.once().expect(3).json["sinks"]["lake"]["read"] == sent
+    (gap,) = world.run("gaps", str(world.config), "--json").expect(3).lines
+    assert (gap["kind"], gap["sink"]) == ("replaced", "lake")
+    world.run("gaps", "ack", gap["id"], str(world.config), "--reason", "rebuilt", "--yes").expect(0)
+    assert world.once().expect(0).json["gaps"] == 0
     new = world.server.changes(pipe.cluster)
     found = {(line["table"], line["version"]) for line in world.lines()}
     assert found == {(change.table, change.version) for change in (*old, *new)}

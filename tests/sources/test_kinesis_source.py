@@ -95,7 +95,7 @@ def test_once_ends_although_records_go_on_arriving() -> None:
         service.put("shardId-000000000000", count=100)
         service.on_read = lambda shard, count: service.put(shard, count=10) and None
         log = await read_once(await feeds_over(service))
-        assert 100 <= len(log.records()) <= 300
+        assert 100 <= len(log.records()) <= 2500  # what comes in about a second
 
     run(main())
 
