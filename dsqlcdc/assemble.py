@@ -14,7 +14,7 @@ from dsqlcdc.aws import Aws
 from dsqlcdc.config import Config
 from dsqlcdc.contract import Sink
 from dsqlcdc.core.pipeline import Pipeline, Recipe
-from dsqlcdc.core.ports import CheckpointStore, DeadLetterStore, FragmentStore, Name
+from dsqlcdc.core.ports import CheckpointStore, FragmentStore, Name
 from dsqlcdc.core.route import Route
 from dsqlcdc.core.tables import Model, Rule, Tables
 from dsqlcdc.core.telemetry import Status
@@ -59,7 +59,7 @@ def open_checkpoints(config: Config, *, read_only: bool = False) -> CheckpointSt
     return SqliteCheckpoints(config.state.path, read_only=read_only)
 
 
-def open_dead_letters(config: Config) -> DeadLetterStore:
+def open_dead_letters(config: Config) -> FileDeadLetters:
     return FileDeadLetters(config.dead_letters.path, config.sha256)
 
 
@@ -104,6 +104,7 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
     """
     checkpoints, letters, fragments = open_checkpoints(config), open_dead_letters(config), open_fragments(config)
     try:
+        await letters.prepare()
         tables, source = make_tables(config), config.source
         limits = ReadLimits(source.reads_per_second, source.bytes_per_second)
         async with open_feeds(

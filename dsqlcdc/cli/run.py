@@ -88,8 +88,8 @@ def _tell(result: Result, as_json: bool) -> None:
     for status in result.statuses:
         settled = ", ".join(f"{count} {outcome}" for outcome, count in status.settled.items() if count) or "nothing settled"
         say(f"{status.sink}: read {status.read} = {settled} + {status.open} open")
-    for fault in result.faults.values():
-        say(str(fault))
+    for sink, fault in result.faults.items():
+        say(f"{sink}: {fault}")
     if result.gaps:
         say(f"{result.gaps} unacknowledged gaps: changes may have been lost. Run: dsqlcdc gaps CONFIG")
     if result.exit_code == 4:

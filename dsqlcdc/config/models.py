@@ -6,7 +6,7 @@ import ipaddress
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, WithJsonSchema
 
@@ -209,8 +209,16 @@ class Http(Block):
         return listen_address(self.listen)[1]
 
 
-State = Annotated[SqliteState | MemoryState, Field(discriminator="type")]
-Fragments = Annotated[SqliteFragments | MemoryFragments, Field(discriminator="type")]
+def _sqlite(value: object) -> object:
+    """A block that names no type is of the default one."""
+    if not isinstance(value, dict):
+        return value
+    block = cast("dict[str, object]", value)
+    return {"type": "sqlite", **block}
+
+
+State = Annotated[SqliteState | MemoryState, Field(discriminator="type"), BeforeValidator(_sqlite)]
+Fragments = Annotated[SqliteFragments | MemoryFragments, Field(discriminator="type"), BeforeValidator(_sqlite)]
 
 
 class File(Block):

@@ -270,6 +270,8 @@ class Delivery:
         self, changes: Sequence[Change], debts: Sequence[int], setbacks: Sequence[Setback], tries: int
     ) -> tuple[list[Change], list[int], tuple[float, str]]:
         """Settle what has a verdict; what is to be tried again comes back, with the longest wait asked for and the last reason."""
+        if not all(isinstance(setback, Setback) for setback in setbacks):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise self._broken("write answered something that is no Setback")
         by_index = {setback.index: setback for setback in setbacks}
         if len(by_index) != len(setbacks) or not all(0 <= index < len(changes) for index in by_index):
             raise self._broken("setbacks name a change twice or one not in the batch")

@@ -133,7 +133,12 @@ class Tables:
 
     def _meet(self, source: wire.Origin) -> _Known:
         name = f"{source.schema}.{source.table}"
-        rule = next((rule for glob, rule in self._rules.items() if fnmatch.fnmatchcase(name, glob)), Rule())
+        rule = next((rule for glob, rule in self._rules.items() if fnmatch.fnmatchcase(name, glob)), None)
+        if rule is None:
+            rule = Rule()
+            log.warning(
+                "table %s: no key is configured, so its changes are at least once; add it under `tables:`, with {key: […]} or {}", name
+            )
         known = _Known(Table(source.cluster, source.schema, source.table, rule.key), rule)
         self._known[source.schema, source.table, source.cluster] = known
         return known

@@ -41,8 +41,10 @@ class Result(msgspec.Struct, frozen=True):
         return 4 if any(status.settled["dead"] or status.letters for status in self.statuses) else 0
 
     def summary(self) -> dict[str, Any]:
-        """The last line of `run --once --json`."""
-        sinks = {s.sink: {"read": s.read, "settled": dict(s.settled), "open": s.open} for s in self.statuses}
+        """The last line of `run --once --json`. A sink that stopped has an `error` beside its counts."""
+        sinks: dict[str, dict[str, Any]] = {s.sink: {"read": s.read, "settled": dict(s.settled), "open": s.open} for s in self.statuses}
+        for sink, fault in self.faults.items():
+            sinks[sink]["error"] = fault.as_json()
         return {"sinks": sinks, "gaps": self.gaps}
 
 
@@ -79,7 +81,7 @@ async def _one(pipeline: Pipeline, stop: asyncio.Event) -> Fault | None:
     try:
         await pipeline.run(stop)
     except Fault as fault:
-        log.error("%s", fault)
+        log.error("sink %s: %s", pipeline.status().sink, fault)
         return fault
     except Exception as error:  # a bug in a sink ends that sink's pipeline, with its traceback, and no other
         log.exception("%s/%s stopped", pipeline.status().pipeline, pipeline.status().sink)

@@ -75,5 +75,5 @@ def lost(gaps: Sequence[Gap]) -> Lost:
         "records were trimmed before they were read and may be lost",
         where=f"stream {gaps[0].stream}",
         why=f"{named}{more}. Acknowledge to go on from the oldest record held",
-        run=f"dsqlcdc gaps ack {gaps[0].id} CONFIG",
+        run=f'dsqlcdc gaps ack {gaps[0].id} CONFIG --reason "why that is fine"',
     )

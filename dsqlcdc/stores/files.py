@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -31,6 +32,20 @@ class FileDeadLetters:
     def __init__(self, directory: str | PathLike[str], config_sha256: str = "") -> None:
         self._directory = Path(directory)
         self._config_sha256 = config_sha256
+
+    async def prepare(self) -> None:
+        """Make the directory and see that it can be written: better found at the start than at the first bad record. Raises Misconfigured."""
+
+        def make() -> None:
+            make_directory(self._directory)
+            if not os.access(self._directory, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "it cannot be written")
+
+        try:
+            await asyncio.to_thread(make)
+        except OSError as error:
+            why, run = error.strerror or str(error), f"ls -ld {self._directory}, and mend dead_letters.path"
+            raise Misconfigured("Dead letters could not be stored", where=str(self._directory), why=why, run=run, code="E208") from error
 
     async def put(self, letter: DeadLetter) -> bool:
         """Durable on return; False where its name is taken, by the same record and code. Raises Unavailable (E211) whatever the system

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import socket
@@ -28,6 +29,8 @@ from dsqlcdc_s3.objects import Objects, Put
 from dsqlcdc_s3.options import Options as S3Options
 from dsqlcdc_s3.parts import Parts
 from dsqlcdc_s3.paths import manifest_key
+
+log = logging.getLogger("dsqlcdc.s3")
 
 _INLINE = 128 * 1024
 """Batches below this many bytes are encoded in the loop: a thread would cost more."""
@@ -117,7 +120,16 @@ class S3Sink(Sink):
         self._epoch = 1 + (word.epoch if word else 0)
         self._next = here.oldest if here else 1
         self._memory, self._voided, self._begun = Memory(), [], None
+        if here is None and word is not None:
+            log.warning("sink %s now writes to %s; what it delivered before stays in %s", self._context.sink, self._place, word.place)
         if last is None:
+            if here is not None and here.oldest > 1:
+                raise Misconfigured(
+                    "the lake's manifests are gone",
+                    where=f"{self._place}manifests/",
+                    why=f"the state says that {here.oldest - 1} or more were written, and none is there: somebody deleted or moved them",
+                    run="restore them; or, to deliver anew what the stream still holds, set `state.path` to a new file in CONFIG",
+                )
             return ()
         body = await chain.fetch(last)
         if body is None:

@@ -47,7 +47,6 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
     ("missing keys", "pipeline: a\n", [("E011", 1, 1, "'source'"), ("E011", 1, 1, "'sinks'")]),
     ("missing stream", "pipeline: a\nsource: {}\n" + DROP, [("E011", 2, 1, "'stream'")]),
     ("missing sink type", TOP + "sinks: {x: {}}\n", [("E011", 3, 9, "'type'")]),
-    ("missing store type", BASE + "state: {path: x}\n", [("E011", 4, 1, "'type'")]),
     ("misspelt enumeration", BASE.replace("orders}", "orders, on_trimmed: hold}"), [("E012", 2, 38, "halt, continue")]),
     ("misspelt start", BASE.replace("orders}", "orders, start: trim_horizont}"), [("E012", 2, 33, "Did you mean 'trim_horizon'?")]),
     ("misspelt store", BASE + "state: {type: sqlight}\n", [("E012", 4, 15, "Did you mean 'sqlite'?")]),

@@ -423,3 +423,11 @@ def test_a_bad_record_is_not_taken_for_a_wrong_key(caplog: pytest.LogCaptureFixt
     assert caplog.text == ""
     assert isinstance(read(changed(GOOD, after={"other": 1}), tables), Change)
     assert "the configured key is not in its records" in caplog.text
+
+
+def test_a_table_that_no_rule_names_is_said_once_and_one_that_has_an_empty_rule_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    tables = Tables({"app.known": Rule()})
+    for number in range(3):
+        tables.read("shard", Record(str(number), full("c", "app.t", {"id": number}, number)))
+        tables.read("shard", Record(str(number), full("c", "app.known", {"id": number}, number)))
+    assert [record.message.split(":")[0] for record in caplog.records] == ["table app.t"]

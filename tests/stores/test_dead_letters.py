@@ -194,3 +194,11 @@ async def test_one_letter_is_found_by_its_name(tmp_path: Path) -> None:
         with pytest.raises(KeyError):
             await store.letter(name)
     await store.close()
+
+
+async def test_a_directory_that_cannot_be_used_is_found_at_the_start(tmp_path: Path) -> None:
+    await FileDeadLetters(tmp_path / "new" / "letters").prepare()
+    assert (tmp_path / "new" / "letters").is_dir()
+    (tmp_path / "plain").write_text("a file")
+    with pytest.raises(Misconfigured, match=r"E208 .*dead_letters\.path"):
+        await FileDeadLetters(tmp_path / "plain").prepare()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
 from botocore.exceptions import ConnectionClosedError as Closed
@@ -414,6 +415,23 @@ async def test_state_lost_is_found_in_the_lake_and_only_what_can_come_again_is_r
         assert await sink.write([change(50)]) == []
     assert bucket.manifests()[-1]["n"] == 40
     assert bucket.manifests()[-1]["epoch"] == 2
+
+
+async def test_a_state_without_its_lake_stops_the_sink_and_a_new_place_is_said(
+    lake: Callable[..., S3Sink], bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with lake() as sink:
+        await sink.resume(resume())
+        await sink.write([change(1)])
+        word = msgspec.json.encode({**msgspec.json.decode(sink.word()), "oldest": 2})
+    bucket.objects.clear()
+    async with lake() as sink:
+        with pytest.raises(Misconfigured, match="manifests are gone"):
+            await sink.resume(resume(word=word))
+    moved = msgspec.json.encode({**msgspec.json.decode(word), "place": "s3://elsewhere/"})
+    async with lake() as sink:
+        assert list(await sink.resume(resume(word=moved))) == []
+    assert "what it delivered before stays in s3://elsewhere/" in caplog.text
 
 
 async def test_a_word_far_behind_costs_no_more_than_what_can_come_again(bucket: Bucket) -> None:
