@@ -40,6 +40,7 @@ def test_once_delivers_twenty_thousand_records_exactly_once_and_a_second_once_no
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(480)  # 45 s on a quiet machine, several times that on a busy one
 def test_nothing_is_lost_or_repeated_over_kill_9_at_random_moments(world: World) -> None:
     _kills(world, 20, random.Random(20))
 
