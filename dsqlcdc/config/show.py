@@ -17,7 +17,7 @@ from dsqlcdc.units import format_duration, format_size
 
 MASK = "***"
 _SECRET = re.compile(
-    r"secret|passw(or)?d|passphrase|pwd|token|credential|authorization|signature|(^|[_-])(auth|keys?)$|api[_-]?key|private", re.I
+    r"secret|^headers$|passw(or)?d|passphrase|pwd|token|credential|authorization|signature|(^|[_-])(auth|keys?)$|api[_-]?key|private", re.I
 )
 _OPEN = re.compile(r"^(kms_key(_id)?|allow_private|key_columns)$", re.I)
 

@@ -10,7 +10,7 @@ from dsqlcdc.plugins import sink_types
 
 _WHY = "this feature is not built yet"
 _TYPES = {"state": ("dynamodb", "sqlite"), "dead_letters": ("s3", "files"), "fragments": ("s3", "sqlite")}
-_SINKS = ("opensearch", "webhook")
+_SINKS = ("opensearch",)
 _SINK_KEYS = ("mask", "exclude")
 
 
