@@ -108,13 +108,13 @@ def _memory(config: Config, sink: SinkConfig, findings: Findings) -> None:
 def _masks(config: Config, sink: SinkConfig, findings: Findings) -> None:
     if sink.masks and sink.options.get("raw"):
         why = "the record as received holds what is masked"
-        findings.at("E030", ("sinks", sink.name, "raw"), "raw beside masked columns", why=why, fix="Remove raw, or mask and exclude")
+        findings.at("E038", ("sinks", sink.name, "raw"), "raw beside masked columns", why=why, fix="Remove raw, or mask and exclude")
     for pattern, columns in sink.masks.items():
         for tables, table in config.tables.items():
             named = sorted(set(columns) & set(table.key or ()))
             if named and (fnmatchcase(tables, pattern) or fnmatchcase(pattern, tables)):
                 why = f"{named[0]!r} is a key column of {tables!r}: it says which row a change is of"
-                findings.at("E031", ("sinks", sink.name), "a column of the key cannot be masked", why=why, fix="Choose others")
+                findings.at("E039", ("sinks", sink.name), "a column of the key cannot be masked", why=why, fix="Choose others")
                 return
 
 
