@@ -13,6 +13,7 @@ import msgspec
 from dsqlcdc.aws import Aws
 from dsqlcdc.config import Config
 from dsqlcdc.contract import Sink
+from dsqlcdc.core.mask import Masked, Masks
 from dsqlcdc.core.pipeline import Pipeline, Recipe
 from dsqlcdc.core.ports import CheckpointStore, FragmentStore, Name
 from dsqlcdc.core.route import Route
@@ -74,7 +75,10 @@ def open_fragments(config: Config) -> FragmentStore:
 def make_sink(config: Config, name: str) -> Sink:
     """The sink of a config by its name. Raises ValueError for options it does not take."""
     sink = config.sinks[name]
-    return sink_factory(sink.type)(sink.options, config.context(name))
+    made = sink_factory(sink.type)(sink.options, config.context(name))
+    if not sink.masks:
+        return made
+    return Masked(made, Masks(sink.masks, (sink.mask_key or "").encode(), f"sink {name}"))
 
 
 def make_tables(config: Config) -> Tables:

@@ -92,6 +92,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     `assembled` holds, for an oversized row, the reassembled image texts exactly as received, by "before" and "after".
     `arrived` is Kinesis's ApproximateArrivalTimestamp, seconds since the epoch. An oversized row has the position and arrival of the record
     that completed it, which answers for it; `raw` is its main record. `typed` is the row model's instance, if the table has one.
+    Where columns of the table are masked for this sink, `raw` is empty and `typed` and `assembled` are None.
     """
 
     id: bytes

@@ -23,10 +23,10 @@ def demo(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port of the page; 0 takes a free one.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Write real-shaped DSQL changes through a CDC stream into Kinesis, deliver them to S3, and compare the lake with the database.
+    """Write real-shaped DSQL changes through a CDC stream into Kinesis, deliver them to S3 and a webhook, and compare with the database.
 
     Everything runs on this machine: no account, no network. The records come with duplicates, disorder, deletes, resharding and one row of
-    12 MiB. Exit 0 when the lake holds every committed change exactly once, value for value; 1 when not.
+    12 MiB. Exit 0 when the lake holds every committed change exactly once, value for value, and the webhook was sent each; 1 when not.
     """
     import asyncio
 
@@ -61,6 +61,8 @@ def _show(report: Report) -> None:
     emit(f"  missing {found.missing}, repeated {found.repeated}, different {found.different}, unknown {found.unknown}: {verdict}")
     if found.keyless_repeats:
         emit(f"  {found.keyless_repeats} repeats in the table without a key, which is at least once by nature")
+    hook = report.webhook
+    emit(f"webhook: {report.deliveries} signed deliveries of {hook.rows} changes; missing {hook.missing}, different {hook.different}")
     for what, names in found.examples.items():
         for name in names:
             emit(f"  {what}: {name}")

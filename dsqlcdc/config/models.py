@@ -6,9 +6,9 @@ import ipaddress
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, ValidationInfo, WithJsonSchema, model_validator
 
 from dsqlcdc.options import Duration, Size, StrictOptions, duration, size
 
@@ -19,6 +19,7 @@ _STREAM = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 STARTS = ("latest", "trim_horizon")
 OpWord = Literal["insert", "update", "delete", "upsert", "snapshot"]
 OrderWord = Literal["unique", "latest"]
+MaskWord = Literal["hash", "fixed", "drop"]
 Start = Literal["latest", "trim_horizon"] | float
 
 
@@ -160,6 +161,15 @@ class SinkCommon(Block):
     ops: Annotated[tuple[OpWord, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
     order: OrderWord | None = None
     start: StartAt | None = None
+    mask: dict[Glob, dict[Text, MaskWord]] = Field(default_factory=dict)
+    exclude: dict[Glob, tuple[Text, ...]] = Field(default_factory=dict)
+    mask_key: Annotated[SecretStr, Field(min_length=16)] | None = None
+
+    @model_validator(mode="after")
+    def _hashes_have_a_key(self) -> Self:
+        if self.mask_key is None and any("hash" in columns.values() for columns in self.mask.values()):
+            raise ValueError("mask: hash needs mask_key, a secret of 16 characters or more: without one hashes are guessed")
+        return self
 
 
 class SqliteState(Block):

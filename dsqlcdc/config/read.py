@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from dsqlcdc.config.explain import explain
 from dsqlcdc.config.findings import Finding, Findings
-from dsqlcdc.config.models import Aws, File, SinkCommon
+from dsqlcdc.config.models import Aws, File, MaskWord, SinkCommon
 from dsqlcdc.config.resolved import Config, SinkConfig
 from dsqlcdc.config.show import secrets_of
 from dsqlcdc.config.sound import check_sound, lake_place
@@ -159,6 +159,13 @@ def _sinks(data: dict[str, Any], options: dict[str, dict[str, Any]], context: Co
     return classes, orders, places
 
 
+def _masks(sink: SinkCommon) -> dict[str, dict[str, MaskWord]]:
+    masks = {pattern: dict(columns) for pattern, columns in sink.mask.items()}
+    for pattern, columns in sink.exclude.items():
+        masks.setdefault(pattern, {}).update(dict.fromkeys(columns, "drop"))
+    return masks
+
+
 def _resolve(file: File, options: dict[str, dict[str, Any]], orders: dict[str, str], path: Path, sha256: str) -> Config:
     sinks = {
         name: SinkConfig(
@@ -169,6 +176,8 @@ def _resolve(file: File, options: dict[str, dict[str, Any]], orders: dict[str, s
             order=sink.order or orders.get(name, Sink.order),
             start=sink.start,
             options=MappingProxyType(options.get(name, {})),
+            masks=MappingProxyType(_masks(sink)),
+            mask_key=None if sink.mask_key is None else sink.mask_key.get_secret_value(),
         )
         for name, sink in file.sinks.items()
     }

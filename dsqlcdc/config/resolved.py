@@ -11,6 +11,7 @@ from dsqlcdc.config.models import (
     Aws,
     FileDeadLetters,
     Http,
+    MaskWord,
     MemoryFragments,
     MemoryState,
     Source,
@@ -35,6 +36,9 @@ class SinkConfig:
     order: str
     start: Start | None
     options: Mapping[str, Any] = field(repr=False)
+    masks: Mapping[str, Mapping[str, MaskWord]] = field(default_factory=dict[str, Mapping[str, MaskWord]])
+    """Columns by table pattern, `exclude` among them as drop."""
+    mask_key: str | None = field(default=None, repr=False)
 
     @property
     def accepts(self) -> frozenset[Op]:

@@ -17,7 +17,7 @@ from dsqlcdc.units import format_duration, format_size
 
 MASK = "***"
 _SECRET = re.compile(
-    r"secret|passw(or)?d|passphrase|pwd|token|credential|authorization|signature|(^|[_-])(auth|keys?)$|api[_-]?key|private", re.I
+    r"secret|^headers$|passw(or)?d|passphrase|pwd|token|credential|authorization|signature|(^|[_-])(auth|keys?)$|api[_-]?key|private", re.I
 )
 _OPEN = re.compile(r"^(kms_key(_id)?|allow_private|key_columns)$", re.I)
 
@@ -86,6 +86,10 @@ def _sink(sink: SinkConfig) -> dict[str, Any]:
             shown[name] = list(value)
     if sink.start is not None:
         shown["start"] = _moment(sink.start)
+    if sink.masks:
+        shown["mask"] = {pattern: dict(columns) for pattern, columns in sink.masks.items()}
+    if sink.mask_key is not None:
+        shown["mask_key"] = MASK
     return shown | {name: _mask(name, value) for name, value in sink.options.items()}
 
 

@@ -27,6 +27,7 @@ def check_sound(
     for name, sink in config.sinks.items():
         _keys(config, sink, classes.get(name), findings)
         _memory(config, sink, findings)
+        _masks(config, sink, findings)
     _lakes(places, findings)
     _region(config, findings)
 
@@ -102,6 +103,19 @@ def _memory(config: Config, sink: SinkConfig, findings: Findings) -> None:
         findings.at(
             "E024", path, "start latest with a state that is forgotten", why=why, fix="Use state: {type: sqlite}, or start: trim_horizon"
         )
+
+
+def _masks(config: Config, sink: SinkConfig, findings: Findings) -> None:
+    if sink.masks and sink.options.get("raw"):
+        why = "the record as received holds what is masked"
+        findings.at("E038", ("sinks", sink.name, "raw"), "raw beside masked columns", why=why, fix="Remove raw, or mask and exclude")
+    for pattern, columns in sink.masks.items():
+        for tables, table in config.tables.items():
+            named = sorted(set(columns) & set(table.key or ()))
+            if named and (fnmatchcase(tables, pattern) or fnmatchcase(pattern, tables)):
+                why = f"{named[0]!r} is a key column of {tables!r}: it says which row a change is of"
+                findings.at("E039", ("sinks", sink.name), "a column of the key cannot be masked", why=why, fix="Choose others")
+                return
 
 
 def _lakes(places: Mapping[str, tuple[str, str]], findings: Findings) -> None:

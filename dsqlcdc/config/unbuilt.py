@@ -10,8 +10,7 @@ from dsqlcdc.plugins import sink_types
 
 _WHY = "this feature is not built yet"
 _TYPES = {"state": ("dynamodb", "sqlite"), "dead_letters": ("s3", "files"), "fragments": ("s3", "sqlite")}
-_SINKS = ("opensearch", "webhook")
-_SINK_KEYS = ("mask", "exclude")
+_SINKS = ("opensearch",)
 
 
 def refuse_unbuilt(data: dict[str, Any], findings: Findings) -> dict[str, Any]:
@@ -38,9 +37,6 @@ def _sink(name: str, sink: Any, findings: Findings) -> Any:
         return sink
     at: Path = ("sinks", name)
     kept: dict[str, Any] = dict(sink)  # pyright: ignore[reportUnknownArgumentType]
-    for key in _SINK_KEYS:
-        if kept.pop(key, None) is not None:
-            _refuse(findings, (*at, key), f"`{key}` of a sink", "Remove it; take out the columns before they are shared with anybody")
     if kept.get("order") == "commit":
         del kept["order"]
         _refuse(findings, (*at, "order"), "order 'commit'", "Use unique or latest", key=False)

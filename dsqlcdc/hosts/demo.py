@@ -16,6 +16,7 @@ import msgspec
 from dsqlcdc import config as config_module
 from dsqlcdc.aws import Aws, client
 from dsqlcdc.hosts import daemon
+from dsqlcdc.hosts.receiver import receiving
 from dsqlcdc.local import Local
 from dsqlcdc.local.compare import Comparison, compare
 from dsqlcdc.local.generator import Commit
@@ -41,6 +42,7 @@ tables:
   "public.*": {{key: [id]}}
 sinks:
   lake: {{type: s3, bucket: {bucket}, prefix: {prefix}, roll: {{bytes: 32MiB, age: 2s}}}}
+  hook: {{type: webhook, url: "{hook}", secrets: ["{secret}"], allow_http: true, allow_private: [127.0.0.0/8]}}
 state: {{type: sqlite, path: state.db}}
 dead_letters: {{type: files, path: dead-letters}}
 fragments: {{type: sqlite, path: fragments.db}}
@@ -56,10 +58,13 @@ class Report(msgspec.Struct, frozen=True):
     records: int
     runs: list[dict[str, Any]]
     comparison: Comparison
+    deliveries: int
+    webhook: Comparison
+    """Of the distinct events that were received and whose signature was verified: at least once, told apart by their ids."""
 
     @property
     def holds(self) -> bool:
-        return self.comparison.holds and all(_balanced(sink) for run in self.runs for sink in run["sinks"].values())
+        return self.comparison.holds and self.webhook.holds and all(_balanced(sink) for run in self.runs for sink in run["sinks"].values())
 
 
 def _balanced(sink: dict[str, Any]) -> bool:
@@ -73,7 +78,7 @@ async def demo(*, directory: Path | None = None, port: int = 0, say: Say, stay: 
     """
     directory = directory or Path(tempfile.mkdtemp(prefix="dsqlcdc-demo-"))
     directory.mkdir(parents=True, exist_ok=True)
-    async with Local(port=0, seed=7) as local:
+    async with Local(port=0, seed=7) as local, receiving() as receiver:
         with _credentials():
             aws = Aws(region="us-east-1", endpoint_url=local.endpoint)
             say(f"embedded AWS at {local.endpoint} (DSQL, Kinesis, S3; no account, nothing leaves this machine)")
@@ -81,7 +86,15 @@ async def demo(*, directory: Path | None = None, port: int = 0, say: Say, stay: 
             async with client("s3", aws) as s3:
                 await s3.create_bucket(Bucket=BUCKET)
             path = directory / "dsqlcdc.yaml"
-            text = CONFIG.format(endpoint=local.endpoint, stream=STREAM, bucket=BUCKET, prefix=PREFIX, port=port or _free_port())
+            text = CONFIG.format(
+                endpoint=local.endpoint,
+                stream=STREAM,
+                bucket=BUCKET,
+                prefix=PREFIX,
+                port=port or _free_port(),
+                hook=receiver.url,
+                secret=receiver.secret,
+            )
             await asyncio.to_thread(path.write_text, text)
             config = config_module.load(path)
             say(f"config {path}; the daemon runs while the database is written to")
@@ -91,11 +104,13 @@ async def demo(*, directory: Path | None = None, port: int = 0, say: Say, stay: 
             generator = local.generator(made.cluster)
             lines = await _lake(aws, directory / "lake")
             comparison = await asyncio.to_thread(compare, generator.changes, lines)
+            webhook = await asyncio.to_thread(compare, generator.changes, receiver.lines())
+            deliveries = receiver.deliveries
             if stay:
                 say("everything goes on, new transactions each second; Ctrl-C ends it")
                 await _stay(config, local, made.cluster, watch(config))
             records = sum(change.records for change in generator.changes)
-            return Report(str(directory), len(generator.changes), records, runs, comparison)
+            return Report(str(directory), len(generator.changes), records, runs, comparison, deliveries, webhook)
 
 
 async def _first_run(

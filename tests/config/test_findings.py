@@ -34,9 +34,10 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
     ("s3 dead letters", BASE + "dead_letters: {type: s3, bucket: b}\n", [("E009", 4, 22, "Use files")]),
     ("s3 fragments", BASE + "fragments: {type: s3, bucket: b}\n", [("E009", 4, 19, "Use sqlite")]),
     ("opensearch", TOP + "sinks: {x: {type: opensearch, url: 'https://h'}}\n", [("E009", 3, 19, "opensearch")]),
-    ("webhook", TOP + "sinks: {x: {type: webhook, url: 'https://h'}}\n", [("E009", 3, 19, "webhook")]),
-    ("mask", TOP + "sinks: {x: {type: drop, mask: {a: [b]}}}\n", [("E009", 3, 25, "`mask`")]),
-    ("exclude", TOP + "sinks: {x: {type: drop, exclude: {a: [b]}}}\n", [("E009", 3, 25, "`exclude`")]),
+    ("a hash without its key", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: hash}}}}\n", [("E013", 3, 12, "mask_key")]),
+    ("a way to mask", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: rot13}}}}\n", [("E012", 3, 41, "drop")]),
+    ("raw beside a mask", TOP + "sinks: {x: {type: stdout, raw: true, exclude: {a.b: [c]}}}\n", [("E038", 3, 32, "what is masked")]),
+    ("a key masked", TOP + "tables: {a.b: {key: [c]}}\nsinks: {x: {type: drop, exclude: {'a.*': [c]}}}\n", [("E039", 4, 12, "which row")]),
     ("commit order", TOP + "sinks: {x: {type: drop, order: commit}}\n", [("E009", 3, 32, "unique or latest")]),
     ("unknown key", BASE + "sink: {}\n", [("E010", 4, 1, "Did you mean 'sinks'?")]),
     ("unknown key within", BASE.replace("orders}", "orders, latenes: 5m}"), [("E010", 2, 26, "Did you mean 'lateness'?")]),
@@ -102,7 +103,7 @@ def test_a_mistake_is_found_with_code_place_and_fix(findings: Lint, text: str, e
 
 
 def test_all_mistakes_are_found_at_once(findings: Lint, write: Callable[[str], Path]) -> None:
-    text = "pipeline: a b\nsource: {stream: '${S}', skew: 5, strat: latest}\nsinks: {x: {type: stdot}, y: {type: webhook}}\n"
+    text = "pipeline: a b\nsource: {stream: '${S}', skew: 5, strat: latest}\nsinks: {x: {type: stdot}, y: {type: opensearch}}\n"
     text += "state: {type: dynamodb}\n"
     codes = [f.code for f in findings(text)]
     assert sorted(codes) == sorted(["E013", "E007", "E013", "E010", "E014", "E009", "E009"])

@@ -11,7 +11,8 @@ import sqlite3
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 
 from dsqlcdc import config as config_module
 from dsqlcdc.assemble import make_sink, make_tables
-from dsqlcdc.contract import Sink
+from dsqlcdc.contract import Change, Sink
 from dsqlcdc.core.pipeline import Pipeline, Recipe
 from dsqlcdc.core.ports import Name
 from dsqlcdc.core.tables import Tables
@@ -31,7 +32,7 @@ from dsqlcdc.lines import line
 from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.fragments import MemoryFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
-from dsqlcdc.testing import MemorySource, MemoryStream, RecordingSink
+from dsqlcdc.testing import MemorySource, MemoryStream, RecordingSink, check_sink
 from dsqlcdc.testing.local import LocalAws
 from dsqlcdc.testing.records import chunked, full
 
@@ -197,6 +198,24 @@ async def test_the_custom_sink_keeps_the_newest_version_of_every_row(installed: 
     assert rows(tmp_path) == found
     assert pipeline.status().settled["delivered"] == 0
     assert pipeline.status().settled["stale"] == 2
+
+
+async def test_the_custom_sink_keeps_the_laws_of_the_conformance_kit(installed: Path, tmp_path: Path) -> None:
+    import dsqlcdc_sqlite_replica as example  # type: ignore[import-not-found]
+
+    async def holds(change: Change) -> bool:
+        with closing(sqlite3.connect(tmp_path / "r.db")) as database:
+            found = database.execute("select version from rows where key = ?", (bytes(change.key_image or b"").decode(),)).fetchone()
+        return found is not None and found[0] >= change.version
+
+    @asynccontextmanager
+    async def locked() -> AsyncGenerator[None, None]:
+        with closing(sqlite3.connect(tmp_path / "r.db", isolation_level=None)) as database:
+            database.execute("begin immediate")
+            yield
+
+    checked = await check_sink(lambda: example.Replica(tmp_path / "r.db", 0.01), holds=holds, outage=locked)
+    assert len(checked) == 8
 
 
 async def test_a_locked_replica_is_unavailable_and_takes_nothing(installed: Path, tmp_path: Path) -> None:

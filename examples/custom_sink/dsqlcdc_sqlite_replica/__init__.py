@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -48,6 +49,7 @@ class Replica(Sink):
     def __init__(self, path: Path, busy: float) -> None:
         self._path, self._busy = path, busy
         self._database: sqlite3.Connection | None = None
+        self._one = threading.Lock()
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], context: Context) -> Self:
@@ -60,8 +62,7 @@ class Replica(Sink):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._database is not None:
-            self._database.close()
+        await asyncio.to_thread(self._close)
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
         """Raises Unavailable while somebody else holds the file: the same batch comes again."""
@@ -78,7 +79,17 @@ class Replica(Sink):
             raise Misconfigured("the replica cannot be opened", where=str(self._path), why=str(error)) from error
         return database
 
+    def _close(self) -> None:
+        with self._one:  # a write that was cancelled may still be at it: threads cannot be
+            if self._database is not None:
+                self._database.close()
+                self._database = None
+
     def _write(self, changes: Sequence[Change]) -> list[Setback]:
+        with self._one:
+            return self._put(changes)
+
+    def _put(self, changes: Sequence[Change]) -> list[Setback]:
         database = self._database
         assert database is not None
         setbacks: list[Setback] = []

@@ -1,0 +1,94 @@
+"""The options of `type: webhook`."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, SecretStr, WithJsonSchema, field_validator, model_validator
+from yarl import URL
+
+from dsqlcdc.options import Duration, StrictOptions, duration
+from dsqlcdc_webhook.addresses import Network, literal, refusal
+from dsqlcdc_webhook.sign import secret_key
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_RESERVED = {"host", "connection", "transfer-encoding", "te", "trailer", "upgrade", "expect", "accept-encoding", "user-agent"}
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    secret_key(value.get_secret_value())
+    return value
+
+
+def _network(value: str) -> str:
+    ip_network(value)
+    return value
+
+
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
+Cidr = Annotated[str, AfterValidator(_network), WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8"]})]
+
+
+class Tls(StrictOptions):
+    """Certificates, as files in PEM; relative paths are relative to the config."""
+
+    ca: Path | None = Field(default=None, description="who signs the receiver's certificate; null: whom the system trusts")
+    certificate: Path | None = Field(default=None, description="the client certificate, with its chain")
+    key: Path | None = Field(default=None, description="the client certificate's key, not encrypted; null: in the same file")
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("key needs certificate")
+        return self
+
+
+class Options(StrictOptions):
+    """A receiver of signed CloudEvents over HTTPS."""
+
+    url: str = Field(description="where to POST; https, without a user")
+    secrets: tuple[Secret, ...] = Field(min_length=1, max_length=8, description="`whsec_…` with 24 to 64 bytes each; all of them sign")
+    headers: dict[str, SecretStr] = Field(default_factory=dict, description="added to each request; never shown")
+    allow_http: bool = Field(default=False, description="plain http is allowed")
+    allow_private: tuple[Cidr, ...] = Field(default=(), description="private networks that may be connected to, as CIDR")
+    tls: Tls = Tls()
+    concurrency: int = Field(
+        default=16, ge=1, le=256, description="requests in flight at the most, one a row; grows and shrinks by the answers"
+    )
+    timeout: Duration = duration("15s", least="100ms", description="of a whole request")
+    connect_timeout: Duration = duration("3s", least="10ms", description="of connecting, TLS included")
+
+    @field_validator("headers")
+    @classmethod
+    def _headers_fit(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, value in headers.items():
+            if not _HEADER.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a header")
+            if name.lower() in _RESERVED or name.lower().startswith(("webhook-", "content-")):
+                raise ValueError(f"the header {name} is set by the sink")
+            if not all(" " <= c <= "~" for c in value.get_secret_value()):
+                raise ValueError(f"the header {name} may hold printable ASCII only")
+        return headers
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return tuple(ip_network(cidr) for cidr in self.allow_private)
+
+    @model_validator(mode="after")
+    def _url_fits(self) -> Self:
+        text = self.url
+        if not all("!" <= c <= "~" for c in text) or "\\" in text:
+            raise ValueError("url holds a character that a URL cannot; a host in another script is written as xn--…")
+        url = URL(text)
+        if url.scheme != "https" and not (url.scheme == "http" and self.allow_http):
+            raise ValueError("url begins with https:// (or http://, where allow_http is true)")
+        if "@" in text.partition("://")[2].partition("/")[0] or url.user is not None or url.password is not None:
+            raise ValueError("url holds no user or password: send a header instead")
+        if not url.host or url.fragment:
+            raise ValueError("url needs a host and has no fragment")
+        if (address := literal(url.host)) is not None and (why := refusal(address, self.networks)) is not None:
+            raise ValueError(f"url cannot lead to {url.host}: {why}")
+        return self
