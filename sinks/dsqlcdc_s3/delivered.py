@@ -98,8 +98,8 @@ async def collect(objects: Objects, key: str, since: float, into: Delivered, onl
     return not empty
 
 
-async def search(objects: Objects, key: str, wanted: Collection[bytes]) -> set[bytes]:
-    """Those of the wanted ids that a part holds. Raises as content does."""
+async def search(objects: Objects, key: str, wanted: Collection[bytes] | None) -> set[bytes]:
+    """Those of the wanted ids (None: all) that a part holds. Raises as content does."""
     into = Delivered()
     await collect(objects, key, float("-inf"), into, wanted)
     return set(into.ids)

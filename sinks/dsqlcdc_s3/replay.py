@@ -12,7 +12,7 @@ import base64
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from datetime import UTC, datetime
 
 import msgspec
@@ -30,6 +30,8 @@ from dsqlcdc_s3.paths import Partition, partition
 
 _VOID = void()
 _NAME = re.compile(r"manifests/replay-([0-9a-f]{32})\.json")
+_REMEMBERED = 500_000
+"""Ids of the chain's parts that a replay keeps in memory, about."""
 _SOON = 2.0
 """Seconds after which a change that the chain is just writing is looked for again."""
 
@@ -109,6 +111,8 @@ class Replayer:
         self._objects, self._chain, self._owner, self._options, self._clock = objects, chain, owner, options, clock
         self._lanes = Lanes(options.parallel)
         self._trusted = False
+        self._parts: dict[str, frozenset[bytes]] = {}
+        self._room = _REMEMBERED
 
     async def replay(self, changes: Sequence[Change]) -> Sequence[Setback]:
         """See Sink.replay. DUPLICATE: it is in, by the chain or an earlier replay. RETRY: the chain is about to write it.
@@ -217,10 +221,20 @@ class Replayer:
 
         async def one(key: str) -> None:
             if not found.issuperset(wanted):
-                found.update(await search(self._objects, key, wanted))
+                found.update(wanted & await self._ids(key, wanted))
 
         await self._lanes.each(sorted(key for key in keys if not key.startswith(f"{folder}replay-")), one)
         return found, under_way
+
+    async def _ids(self, key: str, wanted: set[bytes]) -> Set[bytes]:
+        """The ids of a part, which never change: remembered, while there is room, for the batches to come; else those wanted."""
+        if key not in self._parts:
+            if self._room <= 0:
+                return await search(self._objects, key, wanted)
+            found = frozenset(await search(self._objects, key, None))
+            self._room -= len(found)
+            self._parts[key] = found
+        return self._parts[key]
 
     async def _put(self, index: int, manifest: Manifest) -> Setback | None:
         part, body = manifest.part, base64.b64decode(manifest.body)
@@ -256,7 +270,7 @@ async def _is_void(objects: Objects, key: str) -> bool:
 
 
 def _later(index: int, why: str) -> Setback:
-    return Setback(index, Verdict.RETRY, code="under_way", detail=why, after=_SOON)
+    return Setback(index, Verdict.RETRY, detail=why, after=_SOON)
 
 
 def _too_large(index: int, fault: TooLarge) -> Setback:
