@@ -36,12 +36,16 @@ _STAYS = 4
 
 
 class Planned(msgspec.Struct, frozen=True):
-    """Letters that are one change, by name; their bytes; the sinks they go to, or why they stay."""
+    """Letters that are one change, by name; their bytes; the sinks they go to, or why they stay.
+
+    `over`: a replay that was stopped had delivered their row and moved others of it.
+    """
 
     names: Sequence[str]
     size: int
     targets: Sequence[str] = ()
     stays: Bad | None = None
+    over: bool = False
 
 
 class Replaying:
@@ -66,9 +70,12 @@ class Replaying:
             else:
                 found.append(self._planned([name], sizes[name], item, letter.sink))
         for names, complete in rows(parts):
+            size = sum(sizes[name] for name in names)
             row = await self._row(names) if complete else INCOMPLETE
-            if row is not None:
-                found.append(self._planned(names, sum(sizes[name] for name in names), row, ""))
+            if not complete and await self._over(names):
+                found.append(Planned(names, size, over=True))
+            elif row is not None:
+                found.append(self._planned(names, size, row, ""))
         return found
 
     def _planned(self, names: Sequence[str], size: int, item: Change | Bad, sink: str) -> Planned:
@@ -97,6 +104,15 @@ class Replaying:
             parts.append(item)
         return join(self._tables, parts) if len(parts) > 1 else INCOMPLETE
 
+    async def _over(self, names: Sequence[str]) -> bool:
+        """Is every one of these letters stored as replayed already?"""
+        try:
+            for name in names:
+                await self._box.letter(f"replayed/{name}")
+        except (KeyError, ValueError):
+            return False
+        return True
+
     async def run(self, planned: Sequence[Planned]) -> None:
         """Deal with all of it, telling how far it is. Raises what ends it: what is not dealt with stays."""
         total, began = sum(len(one.names) for one in planned), asyncio.get_running_loop().time()
@@ -104,7 +120,9 @@ class Replaying:
         for one in planned:
             if one.stays is not None:
                 await self._stay(one.names, one.stays, {})
-        going = [one for one in planned if one.stays is None]
+            elif one.over:
+                await self._close(one.names, Outcome.DUPLICATE, "its row was replayed", {})
+        going = [one for one in planned if one.targets]
         async with AsyncExitStack() as stack:
             sinks = await self._enter(stack, {target for one in going for target in one.targets}, patience)
             replay, told, done = Replay(sinks, patience), 0.0, 0
@@ -182,7 +200,13 @@ class Replaying:
         outcomes = {answer.outcome for answer in said.values()}
         outcome = Outcome.DELIVERED if Outcome.DELIVERED in outcomes else next(iter(outcomes))
         reason = ", ".join(f"{sink} {answer.outcome.value}" for sink, answer in said.items())
-        for name in one.names:
+        await self._close(one.names, outcome, reason, said)
+
+    async def _close(self, names: Sequence[str], outcome: Outcome, reason: str, said: Answers) -> None:
+        """Move the letters of one change: all are stored as replayed before the first is removed, or a part would be left alone."""
+        for name in names if len(names) > 1 else ():
+            await self._box.close_letter(name, "replayed", outcome.value, reason, time.time(), keep=True)
+        for name in names:
             await self._box.close_letter(name, "replayed", outcome.value, reason, time.time())
             self._tell(name, outcome.value, said)
 

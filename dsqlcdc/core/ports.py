@@ -168,10 +168,13 @@ class LetterBox(DeadLetterStore, Protocol):
         """Add a failed attempt to a letter, durably. Nothing where there is no such letter any more."""
         ...
 
-    async def close_letter(self, name: str, folder: Literal["replayed", "discarded"], outcome: str, reason: str, at: float) -> bool:
+    async def close_letter(
+        self, name: str, folder: Literal["replayed", "discarded"], outcome: str, reason: str, at: float, *, keep: bool = False
+    ) -> bool:
         """Move a letter to `{folder}/{name}`, with outcome, reason and time: first stored there, then removed here, durably.
 
-        May be stopped anywhere and called again. False where there is no such letter any more.
+        May be stopped anywhere and called again. False where there is no such letter any more. `keep`: stored there and not removed here yet;
+        letters that belong together are all stored before the first is removed.
         """
         ...
 

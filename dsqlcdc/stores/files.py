@@ -124,7 +124,9 @@ class FileDeadLetters:
 
         await self._asked(rewrite)
 
-    async def close_letter(self, name: str, folder: Literal["replayed", "discarded"], outcome: str, reason: str, at: float) -> bool:
+    async def close_letter(
+        self, name: str, folder: Literal["replayed", "discarded"], outcome: str, reason: str, at: float, *, keep: bool = False
+    ) -> bool:
         """See LetterBox.close_letter. Raises ValueError where the letter cannot be read, Unavailable (E211)."""
 
         def move() -> bool:
@@ -136,8 +138,9 @@ class FileDeadLetters:
             make_directory(target.parent)
             _link(target, body)  # one of this name is the same record's, dealt with before
             sync_directory(target.parent)
-            path.unlink(missing_ok=True)
-            sync_directory(path.parent)
+            if not keep:
+                path.unlink(missing_ok=True)
+                sync_directory(path.parent)
             return True
 
         return await self._asked(move)

@@ -254,6 +254,8 @@ async def check_letter_box(make: Callable[[], LetterBox]) -> None:
     check((found.attempts, found.at, found.code) == (3, 3e9, "bad"), "failed attempts are counted; the letter keeps its own reason")
     check([each["detail"] for each in found.tries] == ["once more", "and again"], "every attempt is kept")
     check(found.raw == b"\xff", "the record's bytes stay")
+    check(await store.close_letter(names[""], "replayed", "delivered", "", 4e9, keep=True), "a letter is stored by its new name")
+    check((await store.letter(names[""])).raw == b"\xff", "and kept by its old one, where that was asked for")
     check(await store.close_letter(names[""], "replayed", "delivered", "", 4e9), "a letter is moved")
     check(await store.close_letter(names["hook"], "discarded", "discarded", "seen", 4e9), "a letter is moved")
     for folder, sink in (("replayed", ""), ("discarded", "hook")):

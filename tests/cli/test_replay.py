@@ -13,6 +13,7 @@ from typing import Any
 import boto3
 import pytest
 
+from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
 from dsqlcdc.testing.local import LocalAws
 from dsqlcdc.testing.records import chunked, full
@@ -97,7 +98,9 @@ def test_rows_that_no_model_took_are_delivered_once_the_config_is_mended(road: R
     assert answer.code == 4
     assert "6 dead letters: none to any sink; 6 cannot be delivered as they are." in answer.err
     name = road.names()[0]
-    assert road.run("dead", "show", name, "CONFIG", "--json").json["attempts"] == 2
+    shown = road.run("dead", "show", name, "CONFIG", "--json").json
+    assert (shown["attempts"], [each["code"] for each in shown["tries"]]) == (2, ["bad_row"])
+    assert "replay    20" in road.run("dead", "show", name, "CONFIG").out
     road.configure()
     dry = road.run("dead", "replay", "CONFIG", "--dry-run", "--json")
     assert (dry.code, {tuple(line["would_go_to"]) for line in dry.jsons}) == (0, {("lake",)})
@@ -143,6 +146,29 @@ def test_an_oversized_rows_letters_are_replayed_as_one_row(road: Road) -> None:
     assert {line["outcome"] for line in answer.jsons} == {"delivered"}
     assert [line["row"]["text"] for line in road.lines()] == ["x" * 4000]
     assert road.names() == []
+
+
+@pytest.mark.parametrize("steps", range(1, 13))
+def test_a_replay_of_a_row_that_is_stopped_anywhere_is_taken_up_again(road: Road, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between any two steps of moving the letters of a row's parts: no part is left alone, and the row is in once."""
+    records = chunked("c", "t.x", {"id": 9, "text": "x" * 4000}, int(NOW * 1e9), size=1000)
+    for n, raw in enumerate(records):
+        road.letter(str(n + 1), "incomplete", raw)
+    whole, left = FileDeadLetters.close_letter, steps
+
+    async def mortal(self: FileDeadLetters, *given: Any, **more: Any) -> bool:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return await whole(self, *given, **more)
+
+    monkeypatch.setattr(FileDeadLetters, "close_letter", mortal)
+    ended = road.run("dead", "replay", "CONFIG", "--yes").code
+    assert ended == (130 if steps <= 2 * len(records) else 0)
+    monkeypatch.setattr(FileDeadLetters, "close_letter", whole)
+    assert road.run("dead", "replay", "CONFIG", "--yes").code == 0
+    assert (road.names(), road.ids()) == ([], [9])
 
 
 def test_letters_with_a_part_missing_stay_and_say_so(road: Road) -> None:

@@ -85,9 +85,11 @@ class CountsNothing(FileDeadLetters):
 
 
 class KeepsListing(FileDeadLetters):
-    async def close_letter(self, name: str, folder: Literal["replayed", "discarded"], outcome: str, reason: str, at: float) -> bool:
+    async def close_letter(
+        self, name: str, folder: Literal["replayed", "discarded"], outcome: str, reason: str, at: float, *, keep: bool = False
+    ) -> bool:
         letter = await self.letter(name)
-        moved = await super().close_letter(name, folder, outcome, reason, at)
+        moved = await super().close_letter(name, folder, outcome, reason, at, keep=keep)
         await self.put(letter)
         return moved
 
