@@ -263,6 +263,14 @@ class Sink(abc.ABC):
         pipeline too. When cancelled, the batch counts as not written and comes again after a restart.
         """
 
+    async def replay(self, changes: Sequence[Change]) -> Sequence[Setback]:
+        """Write changes that were dead letters, older than what is in perhaps, while another process may be writing. As `write` otherwise.
+
+        Called on a sink that was entered and not resumed. The default is `write`: right where that needs no `resume` and the destination tells
+        by `id` or `version` what it has. Sinks with `needs_order` are not replayed to unless they override this.
+        """
+        return await self.write(changes)
+
     def word(self) -> bytes:
         """A few bytes to be stored with the next commit and given back by `resume`. Asked right after a write has been settled."""
         return b""

@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("dsqlcdc.cli.status", "Per sink and shard: checkpoint, lag, open, gaps."),
     "dead": ("dsqlcdc.cli.dead", "Records that could not be delivered, and why."),
     "gaps": ("dsqlcdc.cli.gaps", "What may have been lost, with bounds."),
+    "tail": ("dsqlcdc.cli.tail", "Changes as they come, to stdout."),
+    "checkpoint": ("dsqlcdc.cli.checkpoint", "Where every shard stands, and setting it anew."),
     "demo": ("dsqlcdc.cli.demo", "The whole road on this machine, without AWS."),
     "local": ("dsqlcdc.cli.local", "The embedded AWS alone, for development."),
 }

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dsqlcdc.cli.output import emit, emit_bytes, emit_json, flush, moment, printable, say
-from dsqlcdc.cli.shape import AsJson, ConfigFile, group
+from dsqlcdc.cli.selection import CodeFilter, Filter, SinceFilter, SinkFilter, TableFilter, letters, number_of, open_letters, table_of
+from dsqlcdc.cli.shape import AsJson, ConfigFile, Yes, group
 from dsqlcdc.errors import ConfigError, Misconfigured
 
 if TYPE_CHECKING:
     from dsqlcdc.config import Config
-    from dsqlcdc.core.ports import DeadLetter, DeadLetterStore
+    from dsqlcdc.core.ports import DeadLetter
 
 app = group("Records that could not be delivered, and why.")
 
@@ -22,12 +22,10 @@ app = group("Records that could not be delivered, and why.")
 @app.command("list", short_help="List them.")
 def list_(
     config: ConfigFile,
-    sink: Annotated[
-        str, typer.Option(help="Only letters of this sink; '-' for records that were bad before any.", show_default=False)
-    ] = "",
-    table: Annotated[str, typer.Option(help="Only changes of this table, schema.table; * and ? match.", show_default=False)] = "",
-    code: Annotated[str, typer.Option(help="Only this reason: unreadable, checksum, incomplete, no_key, …", show_default=False)] = "",
-    since: Annotated[str, typer.Option(help="Only what arrived since: 30m, 24h, or an ISO time.", show_default=False)] = "",
+    sink: SinkFilter = "",
+    table: TableFilter = "",
+    code: CodeFilter = "",
+    since: SinceFilter = "",
     limit: Annotated[str, typer.Option("-n", "--limit", metavar="N", help="At most so many, the oldest first.", show_default=False)] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -36,8 +34,8 @@ def list_(
 
     from dsqlcdc.config import load
 
-    wanted = _Filter(sink, table, code, _since(since) if since else 0.0)
-    most = _number(limit) if limit else None
+    wanted = Filter(sink, table, code, since)
+    most = number_of(limit, "-n", "dead list") if limit else None
     asyncio.run(_list(load(Path(config)), wanted, most, as_json))
 
 
@@ -68,34 +66,71 @@ def show(
         emit(render(found, letter))
 
 
-class _Filter:
-    """Which letters are wanted."""
-
-    def __init__(self, sink: str, table: str, code: str, since: float) -> None:
-        self.sink, self.table, self.code, self.since = sink, table, code, since
-
-    def __call__(self, letter: DeadLetter) -> bool:
-        from fnmatch import fnmatchcase
-
-        return (
-            (not self.sink or letter.sink == ("" if self.sink == "-" else self.sink))
-            and (not self.code or letter.code == self.code)
-            and letter.arrived >= self.since
-            and (not self.table or fnmatchcase(table_of(letter), self.table))
-        )
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 
 
-def table_of(letter: DeadLetter) -> str:
-    """schema.table as far as the record told; "" where it did not."""
-    schema, table = letter.event.get("schema"), letter.event.get("table")
-    return f"{schema}.{table}" if schema and table else ""
+@app.command(short_help="Deliver them again.")
+def replay(
+    config: ConfigFile,
+    sink: SinkFilter = "",
+    table: TableFilter = "",
+    code: CodeFilter = "",
+    since: SinceFilter = "",
+    rate: Annotated[str, typer.Option(metavar="N", help="At most so many a second.", show_default=False)] = "",
+    deadline: Annotated[str, typer.Option(metavar="TIME", help="How long a sink may be unreachable.")] = "1m",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read dead letters as CONFIG says today and deliver them, also beside a running daemon.
 
+    A letter that was delivered, is stale or a duplicate moves to replayed/; one that is still bad stays, with an attempt counted. Stopped
+    anywhere, the next replay goes on. Exits 4 where letters stay.
+    """
+    import asyncio
 
-async def _list(config: Config, wanted: _Filter, most: int | None, as_json: bool) -> None:
-    shown = 0
-    store = _open(config)
+    from dsqlcdc.config import load
+    from dsqlcdc.units import parse_duration
+
     try:
-        async for name, letter in _letters(store, config, wanted):
+        patience = parse_duration(deadline)
+    except ValueError as error:
+        raise ConfigError("not a time", where="--deadline", why=str(error), run="dsqlcdc dead replay --help", code="E090") from error
+    wanted, each = Filter(sink, table, code, since), number_of(rate, "--rate", "dead replay") if rate else 0
+    from dsqlcdc.cli import replay as work  # with the sinks and their libraries: not for every command
+
+    raise typer.Exit(
+        asyncio.run(work.replay(load(Path(config)), wanted, dry_run=dry_run, yes=yes, rate=each, deadline=patience, as_json=as_json))
+    )
+
+
+@app.command(short_help="Give them up, with a reason.")
+def discard(
+    config: ConfigFile,
+    sink: SinkFilter = "",
+    table: TableFilter = "",
+    code: CodeFilter = "",
+    since: SinceFilter = "",
+    reason: Annotated[str, typer.Option(help="Why nobody needs them.", show_default=False)] = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Move dead letters to discarded/, with the reason: they are not replayed any more, and can still be shown by name."""
+    import asyncio
+
+    from dsqlcdc.cli import replay as work
+    from dsqlcdc.config import load
+
+    wanted = Filter(sink, table, code, since)
+    raise typer.Exit(asyncio.run(work.discard(load(Path(config)), wanted, reason.strip(), dry_run=dry_run, yes=yes, as_json=as_json)))
+
+
+async def _list(config: Config, wanted: Filter, most: int | None, as_json: bool) -> None:
+    shown = 0
+    store = open_letters(config)
+    try:
+        async for name, letter in letters(store, config, wanted):
             if shown == most:
                 say(f"The first {shown}; there are more.")
                 return
@@ -110,21 +145,14 @@ async def _list(config: Config, wanted: _Filter, most: int | None, as_json: bool
     say("No dead letters." if not shown else f"{shown} dead letter{'s' if shown > 1 else ''}.")
 
 
-async def _letters(store: DeadLetterStore, config: Config, wanted: _Filter) -> AsyncIterator[tuple[str, DeadLetter]]:
-    """This pipeline's letters that are wanted: a directory may hold several pipelines'."""
-    async for name, letter in store.letters():
-        if letter.pipeline == config.pipeline and wanted(letter):
-            yield name, letter
-
-
 async def _one(config: Config, name: str, path: str) -> tuple[str, DeadLetter]:
     """The letter of this name, or the only one whose name holds it."""
-    store = _open(config)
+    store = open_letters(config)
     try:
         try:
             return name, await store.letter(name)
         except KeyError:
-            near = [(found, letter) async for found, letter in _letters(store, config, _Filter("", "", "", 0.0)) if name in found]
+            near = [(found, letter) async for found, letter in letters(store, config, Filter()) if name in found]
         except ValueError as error:
             raise Misconfigured("this dead letter cannot be read", where=name, why=str(error), code="E093") from error
     finally:
@@ -161,33 +189,3 @@ def _line(name: str, letter: DeadLetter) -> dict[str, Any]:
         "id": letter.id or None,
         "event": event_json(letter),
     }
-
-
-def _open(config: Config) -> DeadLetterStore:
-    from dsqlcdc.assemble import open_dead_letters
-
-    return open_dead_letters(config)
-
-
-def _since(text: str) -> float:
-    """Seconds since the epoch of an ISO time, or of a duration before now."""
-    import time
-    from datetime import UTC, datetime
-
-    from dsqlcdc.units import parse_duration
-
-    try:
-        return time.time() - parse_duration(text)
-    except ValueError as no_duration:
-        try:
-            when = datetime.fromisoformat(text)
-        except ValueError:
-            why = f"{text!r} is neither a duration ({no_duration}) nor an ISO time"
-            raise ConfigError("not a time", where="--since", why=why, run="dsqlcdc dead list --help", code="E090") from None
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-
-
-def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise ConfigError("not a number", where="-n", why=repr(text), run="dsqlcdc dead list --help", code="E090")
-    return int(text)

@@ -69,6 +69,7 @@ def plain(name: str, letter: DeadLetter) -> dict[str, Any]:
         "code": letter.code,
         "detail": letter.detail,
         "attempts": letter.attempts,
+        "tries": [{**each, "at": moment(each["at"])} for each in letter.tries],
         "id": letter.id or None,
         "event": event_json(letter),
         "wrong": msgspec.to_builtins(wrong) if wrong is not None else None,
@@ -99,10 +100,12 @@ def render(name: str, letter: DeadLetter) -> str:
         "sequence": letter.sequence,
         "arrived": moment(letter.arrived),
         "written": moment(letter.at),
-        "attempts": str(letter.attempts) if letter.sink else "",
+        "attempts": str(letter.attempts) if letter.sink or letter.tries else "",
         "bytes": f"{len(letter.raw):,}",
     }
     texts = [f"{label:9} {printable(value)}" for label, value in known.items() if value]
+    tries = [(moment(each["at"]), each["code"], each["detail"]) for each in letter.tries]
+    texts += [f"replay    {at} {printable(f'{code}: {detail}')}" for at, code, detail in tries]
     texts += ["", *_record(letter.raw)]
     for image, data in letter.images.items():
         texts += ["", f"the image `{image}`, put together of its pieces:", *_record(data)]

@@ -24,7 +24,7 @@ from dsqlcdc.core.telemetry import Counts
 log = logging.getLogger("dsqlcdc.intake")
 
 _SLICE = 2000
-_NO_KEY = Setback(0, Verdict.DEAD, "no_key", "the sink needs the primary key and none is known: add the table's `key` under `tables:`")
+NO_KEY = Setback(0, Verdict.DEAD, "no_key", "the sink needs the primary key and none is known: add the table's `key` under `tables:`")
 
 
 class Intake:
@@ -103,7 +103,7 @@ class Intake:
     async def _keyed(self, changes: list[Change], debts: list[int]) -> tuple[list[Change], list[int]]:
         for change, debt in zip(changes, debts, strict=True):
             if change.key_image is None:
-                await self._burial.change(change, _NO_KEY, 1)
+                await self._burial.change(change, NO_KEY, 1)
                 self._ledger.settle((debt,), Outcome.DEAD)
         kept = [n for n, change in enumerate(changes) if change.key_image is not None]
         return [changes[n] for n in kept], [debts[n] for n in kept]

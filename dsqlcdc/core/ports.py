@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -104,11 +104,25 @@ class CheckpointStore(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class ResettableStore(CheckpointStore, Protocol):
+    """A store whose marks may be set anew on request: the one way for a mark to move back, and never a runner's."""
+
+    async def reset(self, name: Name, marks: Mapping[str, Mark], *, gaps: Sequence[Gap] = (), forget: bool = False) -> None:
+        """Set these marks as they are, drop the sink's word (it says what need not be known), record the gaps: all or nothing, durably.
+
+        `forget` drops the memories too. Other shards' marks stay. Raises Misconfigured (E208) unless this store holds the name's lock,
+        KeyError where the name has no checkpoint.
+        """
+        ...
+
+
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A record that can never be delivered, with its exact bytes. `sink` is "" where it was bad before routing.
 
     `code`: a short word (unreadable, checksum, incomplete, no_key, bad_row, or the sink's own). `event`: cluster, schema, table, key, version,
     transaction and op as far as they are known. `images`: for a reassembled row its image texts. Times are seconds since the epoch.
+    `tries`: the attempts to replay it that failed, each with `at`, `code` and `detail`; they count as attempts.
     """
 
     pipeline: str
@@ -125,6 +139,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     images: Mapping[str, bytes] = {}
     attempts: int = 1
     at: float = 0.0
+    tries: Sequence[Mapping[str, Any]] = ()
 
 
 class DeadLetterStore(Protocol):
@@ -143,6 +158,25 @@ class DeadLetterStore(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class LetterBox(DeadLetterStore, Protocol):
+    """A dead-letter store whose letters can be dealt with. What was dealt with is out of `letters`, and stays readable by its new name."""
+
+    async def tried(self, name: str, code: str, detail: str, at: float) -> None:
+        """Add a failed attempt to a letter, durably. Nothing where there is no such letter any more."""
+        ...
+
+    async def close_letter(
+        self, name: str, folder: Literal["replayed", "discarded"], outcome: str, reason: str, at: float, *, keep: bool = False
+    ) -> bool:
+        """Move a letter to `{folder}/{name}`, with outcome, reason and time: first stored there, then removed here, durably.
+
+        May be stopped anywhere and called again. False where there is no such letter any more. `keep`: stored there and not removed here yet;
+        letters that belong together are all stored before the first is removed.
+        """
+        ...
 
 
 class Part(msgspec.Struct, frozen=True):

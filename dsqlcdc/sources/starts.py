@@ -31,7 +31,7 @@ def resolve(listed: Sequence[Shard], known: Mapping[str, Mark], start: Start, *,
     """
     marks: dict[str, Mark] = {}
     if not known:
-        first = _first(start, now, retention)
+        first = first_mark(start, now, retention)
         return Starts({shard.id: first for shard in listed}, {}, ())
     depths = depth(listed)
     for shard in sorted(listed, key=lambda one: depths[one.id]):
@@ -46,7 +46,8 @@ def resolve(listed: Sequence[Shard], known: Mapping[str, Mark], start: Start, *,
     return Starts(marks, vanished, tuple(shard for shard in gone if shard not in vanished))
 
 
-def _first(start: Start, now: float, retention: float) -> Mark:
+def first_mark(start: Start, now: float, retention: float) -> Mark:
+    """Where a shard begins that is to be read from `start` on."""
     if start == "trim_horizon":
         return Mark(TRIM_HORIZON)
     time = now if start == "latest" else float(start)

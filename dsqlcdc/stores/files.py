@@ -10,7 +10,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from dsqlcdc import __version__
 from dsqlcdc.core.ports import DeadLetter
@@ -20,6 +20,7 @@ from dsqlcdc.stores.durable import make_directory, sync_directory
 
 T = TypeVar("T")
 
+_CLOSED = ("replayed", "discarded")
 _NAMED = 5  # broken letters that an error names
 
 
@@ -104,6 +105,46 @@ class FileDeadLetters:
             raise KeyError(name)
         return await asyncio.to_thread(letters.decode, data)
 
+    async def tried(self, name: str, code: str, detail: str, at: float) -> None:
+        """See LetterBox.tried. Raises ValueError where the letter cannot be read, Unavailable (E211)."""
+
+        def rewrite() -> None:
+            path = self._directory / name
+            try:
+                body = letters.amended(path.read_bytes(), code, detail, at)
+            except FileNotFoundError:
+                return
+            draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
+            try:
+                _write(draft, body)
+                os.replace(draft, path)
+            finally:
+                draft.unlink(missing_ok=True)
+            sync_directory(path.parent)
+
+        await self._asked(rewrite)
+
+    async def close_letter(
+        self, name: str, folder: Literal["replayed", "discarded"], outcome: str, reason: str, at: float, *, keep: bool = False
+    ) -> bool:
+        """See LetterBox.close_letter. Raises ValueError where the letter cannot be read, Unavailable (E211)."""
+
+        def move() -> bool:
+            path, target = self._directory / name, self._directory / folder / name
+            try:
+                body = letters.closed(path.read_bytes(), outcome, reason, at)
+            except FileNotFoundError:
+                return False
+            make_directory(target.parent)
+            _link(target, body)  # one of this name is the same record's, dealt with before
+            sync_directory(target.parent)
+            if not keep:
+                path.unlink(missing_ok=True)
+                sync_directory(path.parent)
+            return True
+
+        return await self._asked(move)
+
     async def close(self) -> None:
         """Nothing is open between calls."""
 
@@ -113,8 +154,10 @@ class FileDeadLetters:
                 raise error
 
         names: list[str] = []
-        for directory, _, files in os.walk(self._directory, onerror=broken):
+        for directory, folders, files in os.walk(self._directory, onerror=broken):
             inside = Path(directory).relative_to(self._directory)
+            if not inside.parts:
+                folders[:] = [folder for folder in folders if folder not in _CLOSED]
             names += [(inside / file).as_posix() for file in files if file.endswith(".json.gz") and not file.startswith(".")]
         return sorted(names, key=lambda name: (_day(name), name))
 
@@ -130,14 +173,18 @@ def _day(name: str) -> str:
     return next((part for part in name.split("/") if part.startswith("dt=")), "")
 
 
+def _write(draft: Path, body: bytes) -> None:
+    with draft.open("xb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _link(path: Path, body: bytes) -> bool:
     """Give a complete file its name, unless the name is taken."""
     draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with draft.open("xb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(draft, body)
         os.link(draft, path)
     except FileExistsError:
         return False

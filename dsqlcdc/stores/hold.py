@@ -13,7 +13,7 @@ from typing import Self
 from urllib.parse import quote
 
 from dsqlcdc.core.ports import Name
-from dsqlcdc.errors import Held
+from dsqlcdc.errors import Held, Misconfigured
 from dsqlcdc.stores.durable import fault_of, make_directory
 
 _LONGEST = 150  # characters of a file name that the names may take
@@ -59,6 +59,12 @@ class RunnerLock:
 def held(name: Name, holder: str) -> Held:
     """The refusal of a second runner."""
     return Held("Another runner has this pipeline and sink", where=f"{name.pipeline}/{name.sink}", why=holder, run="dsqlcdc status CONFIG")
+
+
+def not_held(name: Name) -> Misconfigured:
+    """The refusal of a reset beside a runner."""
+    why = "only who holds the runner's lock may do this"
+    return Misconfigured("A checkpoint cannot be reset", where=f"{name.pipeline}/{name.sink}", why=why, code="E208")
 
 
 def lock_path(database: Path, name: Name) -> Path:

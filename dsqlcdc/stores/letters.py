@@ -61,7 +61,7 @@ def encode(letter: DeadLetter, *, version: str, config_sha256: str) -> bytes:
             "class": "record",
             "code": letter.code,
             "type": "refused" if letter.sink else "before_routing",
-            "reason": letter.detail.encode("utf-8", "backslashreplace")[:_REASON].decode("utf-8", "ignore"),
+            "reason": _cut(letter.detail),
             "attempts": letter.attempts,
             "first_at": letter.at,
             "last_at": letter.at,
@@ -72,6 +72,33 @@ def encode(letter: DeadLetter, *, version: str, config_sha256: str) -> bytes:
         "images_b64": {name: base64.b64encode(image).decode() for name, image in letter.images.items()},
         "env": {"version": version, "config_sha256": config_sha256},
     }
+    return _packed(body)
+
+
+def amended(data: bytes, code: str, detail: str, at: float) -> bytes:
+    """The letter with one more failed attempt. Its own code stays: its name says it. Raises ValueError as decode does."""
+    decode(data)
+    body: dict[str, Any] = json.loads(gzip.decompress(data))
+    error = body["error"]
+    error["attempts"] += 1
+    error["last_at"] = at
+    error.setdefault("tries", []).append({"at": at, "code": code, "detail": _cut(detail)})
+    return _packed(body)
+
+
+def closed(data: bytes, outcome: str, reason: str, at: float) -> bytes:
+    """The letter with what became of it. Raises ValueError as decode does."""
+    decode(data)
+    body: dict[str, Any] = json.loads(gzip.decompress(data))
+    body["closed"] = {"outcome": outcome, "reason": _cut(reason), "at": at}
+    return _packed(body)
+
+
+def _cut(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace")[:_REASON].decode("utf-8", "ignore")
+
+
+def _packed(body: Mapping[str, Any]) -> bytes:
     return gzip.compress(json.dumps(body, separators=(",", ":")).encode(), compresslevel=6, mtime=0)
 
 
@@ -108,6 +135,7 @@ def _letter(body: Mapping[str, Any]) -> DeadLetter:
         images={name: base64.b64decode(image, validate=True) for name, image in body["images_b64"].items()},
         attempts=error["attempts"],
         at=float(error["last_at"]),
+        tries=tuple(error.get("tries", ())),
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from dsqlcdc.core.ports import Checkpoint, Commit, Gap, Name
 from dsqlcdc.core.records import Mark
-from dsqlcdc.stores.hold import held
+from dsqlcdc.stores.hold import held, not_held
 from dsqlcdc.stores.progress import advance
 
 
@@ -42,6 +42,15 @@ class MemoryCheckpoints:
         self._marks[name] = {shard: mark for shard, mark in marks.items() if shard not in set(commit.forget)}
         if commit.word is not None:
             self._words[name] = commit.word
+
+    async def reset(self, name: Name, marks: Mapping[str, Mark], *, gaps: Sequence[Gap] = (), forget: bool = False) -> None:
+        """See ResettableStore.reset. There are no memories to forget."""
+        if (name.pipeline, name.sink) not in self._held:
+            raise not_held(name)
+        self._marks[name] = {**self._marks[name], **marks}
+        self._words.pop(name, None)
+        for gap in gaps:
+            await self.record_gap(gap)
 
     async def names(self) -> Sequence[Name]:
         return list(self._marks)

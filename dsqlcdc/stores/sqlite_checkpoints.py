@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from dsqlcdc.core.ports import Checkpoint, Commit, Gap, Memory, Name
 from dsqlcdc.core.records import Mark, Position
 from dsqlcdc.errors import Misconfigured
 from dsqlcdc.stores.database import Database, Layout
-from dsqlcdc.stores.hold import RunnerLock
+from dsqlcdc.stores.hold import RunnerLock, not_held
 from dsqlcdc.stores.memory_checkpoints import acknowledged
 from dsqlcdc.stores.progress import advance
 
@@ -58,7 +58,7 @@ class SqliteCheckpoints:
         self._read_only = read_only
         self._clock = clock
         self._database = Database(self._path, LAYOUT, read_only=read_only)
-        self._locks: list[RunnerLock] = []
+        self._locks: dict[tuple[str, str], RunnerLock] = {}
 
     async def hold(self, name: Name) -> None:
         """Become the one runner until `close`. A file that cannot be used is refused here. Raises Held (E201)."""
@@ -71,7 +71,7 @@ class SqliteCheckpoints:
         except BaseException:
             lock.release()
             raise
-        self._locks.append(lock)
+        self._locks[name.pipeline, name.sink] = lock
 
     async def load(self, name: Name) -> Checkpoint | None:
         return await self._database.read(lambda connection: _load(connection, name), _no_checkpoint)
@@ -79,6 +79,12 @@ class SqliteCheckpoints:
     async def commit(self, name: Name, commit: Commit) -> None:
         """Store, durably and atomically. Raises Misconfigured (E205) when a mark would move back: then nothing is stored."""
         await self._database.write(lambda connection: _commit(connection, name, commit))
+
+    async def reset(self, name: Name, marks: Mapping[str, Mark], *, gaps: Sequence[Gap] = (), forget: bool = False) -> None:
+        """See ResettableStore.reset."""
+        if (name.pipeline, name.sink) not in self._locks:
+            raise not_held(name)
+        await self._database.write(lambda connection: _reset(connection, name, marks, gaps, forget))
 
     async def names(self) -> Sequence[Name]:
         return await self._database.read(_names, _no_names)
@@ -101,8 +107,8 @@ class SqliteCheckpoints:
         try:
             await self._database.close()
         finally:
-            locks, self._locks = self._locks, []
-            for lock in locks:
+            locks, self._locks = self._locks, {}
+            for lock in locks.values():
                 lock.release()
 
 
@@ -136,10 +142,7 @@ def _commit(connection: sqlite3.Connection, name: Name, commit: Commit) -> None:
         assert cursor.lastrowid is not None
         id = cursor.lastrowid
     marks = advance(name, _marks(connection, id), commit.marks)
-    connection.executemany(
-        "INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?, ?, ?)",
-        [(id, shard, m.position.kind, m.position.sequence, m.position.arrived, m.arrived) for shard, m in marks.items()],
-    )
+    _put_marks(connection, id, marks)
     connection.executemany("DELETE FROM mark WHERE checkpoint = ? AND shard = ?", [(id, shard) for shard in commit.forget])
     if commit.memory is not None:
         connection.execute(
@@ -149,6 +152,25 @@ def _commit(connection: sqlite3.Connection, name: Name, commit: Commit) -> None:
     connection.execute("DELETE FROM memory WHERE checkpoint = ? AND newest < ?", (id, commit.horizon))
     if commit.word is not None:
         connection.execute("UPDATE checkpoint SET word = ? WHERE id = ?", (commit.word, id))
+
+
+def _put_marks(connection: sqlite3.Connection, id: int, marks: Mapping[str, Mark]) -> None:
+    connection.executemany(
+        "INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?, ?, ?)",
+        [(id, shard, m.position.kind, m.position.sequence, m.position.arrived, m.arrived) for shard, m in marks.items()],
+    )
+
+
+def _reset(connection: sqlite3.Connection, name: Name, marks: Mapping[str, Mark], gaps: Sequence[Gap], forget: bool) -> None:
+    id = _id(connection, name)
+    if id is None:
+        raise KeyError(name)
+    _put_marks(connection, id, marks)
+    connection.execute("UPDATE checkpoint SET word = x'' WHERE id = ?", (id,))
+    if forget:
+        connection.execute("DELETE FROM memory WHERE checkpoint = ?", (id,))
+    for gap in gaps:
+        _record_gap(connection, gap)
 
 
 def _names(connection: sqlite3.Connection) -> list[Name]:

@@ -22,11 +22,13 @@ from dsqlcdc.core.ports import (
     DeadLetterStore,
     FragmentStore,
     Gap,
+    LetterBox,
     Memory,
     Name,
     Need,
     Parked,
     Part,
+    ResettableStore,
 )
 from dsqlcdc.core.records import END, TRIM_HORIZON, Mark, Position
 from dsqlcdc.errors import Held, Misconfigured
@@ -195,6 +197,75 @@ async def _check_hold(make: Callable[[], CheckpointStore]) -> None:
     second = make()
     await second.hold(name)
     await second.close()
+
+
+async def check_resettable_store(make: Callable[[], ResettableStore]) -> None:
+    """The contract of ResettableStore: marks move wherever they are told to, whole, and only under the runner's lock."""
+    store, name = make(), Name("reset", "lake", "s")
+    old = {"a": Mark(Position("after", "9", 4.0), 5.0), "b": Mark(END, 6.0), "c": Mark(TRIM_HORIZON)}
+    await store.commit(name, Commit(old, Memory("ids", 5.0, b"i"), word=b"word"))
+    new = {"a": Mark(TRIM_HORIZON), "b": Mark(Position("time", arrived=2.0), 2.0), "new": Mark(Position("time", arrived=9.0), 9.0)}
+    gap = Gap("reset-gap", "reset", "lake", "s", "reset", "new")
+    try:
+        await store.reset(name, new, gaps=(gap,))
+    except Misconfigured:
+        pass
+    else:
+        raise AssertionError("who does not hold the lock resets nothing")
+    check(dict((await _loaded(store, name)).marks) == old and not await store.gaps("reset"), "a refused reset changes nothing")
+    await store.hold(name)
+    try:
+        await store.reset(msgspec.structs.replace(name, stream="other"), new, gaps=(gap,))
+    except KeyError:
+        pass
+    else:
+        raise AssertionError("what has no checkpoint cannot be reset")
+    check(not await store.gaps("reset") and len(await store.names()) == 1, "a reset that fails records nothing")
+    await store.reset(name, new, gaps=(gap,))
+    await store.close()
+    store = make()
+    found = await _loaded(store, name)
+    check(dict(found.marks) == {**old, **new}, "a reset sets the marks it names, backwards too, and leaves the others")
+    check(found.word == b"", "a reset drops the sink's word: it says what need not be known any more")
+    check(bool(found.memories) == store.remembers, "a reset leaves the memories")
+    check(list(await store.gaps("reset")) == [gap], "the gaps of a reset are recorded with it")
+    await store.hold(name)
+    await store.reset(name, {}, forget=True)
+    check(not (await _loaded(store, name)).memories, "forgetting drops the memories")
+    await store.commit(name, Commit({"a": Mark(Position("after", "3", 1.0), 1.0)}))
+    check((await _loaded(store, name)).marks["a"].position.sequence == "3", "a run goes on from where it was reset to")
+    await store.close()
+
+
+async def check_letter_box(make: Callable[[], LetterBox]) -> None:
+    """The contract of LetterBox: attempts are counted, what was dealt with is out of the list, twice is no error."""
+    store = make()
+    letters = [
+        DeadLetter(pipeline="p", sink=sink, stream="s@1", shard="shard-0", sequence="5", arrived=1e9, code="bad", detail="d", raw=b"\xff")
+        for sink in ("", "lake", "hook")
+    ]
+    for letter in letters:
+        await store.put(letter)
+    names = {letter.sink: name async for name, letter in store.letters()}
+    await store.tried(names["lake"], "refused", "once more", 2e9)
+    await store.tried(names["lake"], "refused", "and again", 3e9)
+    store = make()
+    found = await store.letter(names["lake"])
+    check((found.attempts, found.at, found.code) == (3, 3e9, "bad"), "failed attempts are counted; the letter keeps its own reason")
+    check([each["detail"] for each in found.tries] == ["once more", "and again"], "every attempt is kept")
+    check(found.raw == b"\xff", "the record's bytes stay")
+    check(await store.close_letter(names[""], "replayed", "delivered", "", 4e9, keep=True), "a letter is stored by its new name")
+    check((await store.letter(names[""])).raw == b"\xff", "and kept by its old one, where that was asked for")
+    check(await store.close_letter(names[""], "replayed", "delivered", "", 4e9), "a letter is moved")
+    check(await store.close_letter(names["hook"], "discarded", "discarded", "seen", 4e9), "a letter is moved")
+    for folder, sink in (("replayed", ""), ("discarded", "hook")):
+        check(not await store.close_letter(names[sink], "replayed", "x", "", 5e9), "what is gone is not moved twice")
+        check((await store.letter(f"{folder}/{names[sink]}")).raw == b"\xff", "what was dealt with stays readable")
+    await store.tried(names[""], "x", "y", 5e9)
+    check([letter.sink async for _, letter in store.letters()] == ["lake"], "only what is not dealt with is listed")
+    check(await store.put(letters[0]) is True, "the same record may die again")
+    check(await store.close_letter(names[""], "replayed", "duplicate", "", 6e9), "and be dealt with again")
+    await store.close()
 
 
 async def check_dead_letter_store(make: Callable[[], DeadLetterStore]) -> None:

@@ -159,7 +159,7 @@ def policy(options: Options) -> str:
             "Effect": "Allow",
             "Action": "s3:ListBucket",
             "Resource": bucket,
-            "Condition": {"StringLike": {"s3:prefix": f"{options.prefix}manifests/*"}},
+            "Condition": {"StringLike": {"s3:prefix": [f"{options.prefix}data/*", f"{options.prefix}manifests/*"]}},
         },
     ]
     if options.kms_key_id:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dsqlcdc.contract import Change, Progress, Setback, Verdict
@@ -15,7 +15,7 @@ class Begun:
     """`claimed`: the manifest is in, under our name. `given_up`: its parts are being voided, which must be finished first.
 
     `bodies` holds, by number, the parts not yet known to be in; `indexes` the places of each part's rows in `changes`. `refused`: parts
-    that the store found too large, and why; `voided`: their keys, once they are void.
+    that the store found too large, and why; `voided`: their keys, once they are void. `looked`: after the claim no replay of its rows was met.
     """
 
     changes: Sequence[Change]
@@ -26,6 +26,7 @@ class Begun:
     setbacks: list[Setback]
     progress: Mapping[str, Progress]
     claimed: bool = False
+    looked: bool = False
     given_up: bool = False
     refused: dict[int, str] = field(default_factory=dict[int, str])
     voided: list[str] = field(default_factory=list[str])
@@ -60,13 +61,13 @@ def entry(part: Part, key: str) -> PartEntry:
     )
 
 
-def fresh(changes: Sequence[Change], known: Mapping[bytes, int]) -> tuple[list[tuple[int, Change]], list[Setback]]:
+def fresh(changes: Sequence[Change], known: Container[bytes], replayed: Container[bytes]) -> tuple[list[tuple[int, Change]], list[Setback]]:
     """The changes to be written, by index, and a DUPLICATE for each that is in already or stands twice in the batch."""
     rows: list[tuple[int, Change]] = []
     setbacks: list[Setback] = []
     seen: set[bytes] = set()
     for index, change in enumerate(changes):
-        if change.id in known or change.id in seen:
+        if change.id in known or change.id in seen or change.id in replayed:
             setbacks.append(Setback(index, Verdict.DUPLICATE))
         else:
             seen.add(change.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any
@@ -77,8 +77,11 @@ async def content_sha256(objects: Objects, key: str) -> tuple[str, bool]:
     return found.hexdigest(), empty
 
 
-async def collect(objects: Objects, key: str, since: float, into: Delivered) -> bool:
-    """Add the lines of a part that arrived at `since` or later. False where it is empty: void. Raises as content does."""
+async def collect(objects: Objects, key: str, since: float, into: Delivered, only: Collection[bytes] | None = None) -> bool:
+    """Add the lines of a part that arrived at `since` or later, of these ids only where they are given. False where it is empty: void.
+
+    Raises as content does.
+    """
     rest: list[bytes] = []
     empty = True
     async with aclosing(content(objects, key)) as texts:
@@ -88,11 +91,18 @@ async def collect(objects: Objects, key: str, since: float, into: Delivered) -> 
             if lines:
                 lines[0] = b"".join((*rest, lines[0]))
                 rest = []
-                _add(lines, since, into, key)
+                _add(lines, since, into, key, only)
             rest.append(tail)
     if any(rest):
         raise _damaged(key, "its last line breaks off")
     return not empty
+
+
+async def search(objects: Objects, key: str, wanted: Collection[bytes] | None) -> set[bytes]:
+    """Those of the wanted ids (None: all) that a part holds. Raises as content does."""
+    into = Delivered()
+    await collect(objects, key, float("-inf"), into, wanted)
+    return set(into.ids)
 
 
 async def is_void(objects: Objects, key: str) -> bool:
@@ -103,14 +113,14 @@ async def is_void(objects: Objects, key: str) -> bool:
     return True
 
 
-def _add(lines: list[bytes], since: float, into: Delivered, key: str) -> None:
+def _add(lines: list[bytes], since: float, into: Delivered, key: str, only: Collection[bytes] | None) -> None:
     for text in lines:
         try:
             line = _decode(text)
             id, arrived = bytes.fromhex(line.id), line.arrived_at.timestamp()
         except (msgspec.DecodeError, ValueError) as error:
             raise _damaged(key, f"a line is not one of ours ({error})") from error
-        if arrived + _MILLISECOND < since:
+        if arrived + _MILLISECOND < since or (only is not None and id not in only):
             continue
         into.ids[id] = arrived
         at = position(line.sequence)

@@ -21,8 +21,11 @@ class Partition(msgspec.Struct, frozen=True, order=True):
     date: str
     hour: str
 
+    def folder(self, prefix: str) -> str:
+        return f"{prefix}data/{self.table}/dt={self.date}/hour={self.hour}/"
+
     def key(self, prefix: str, n: int, part: int) -> str:
-        return f"{prefix}data/{self.table}/dt={self.date}/hour={self.hour}/{n:012d}-{part:04d}.jsonl.gz"
+        return f"{self.folder(prefix)}{n:012d}-{part:04d}.jsonl.gz"
 
 
 def encode_name(name: str) -> str:

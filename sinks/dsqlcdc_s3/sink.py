@@ -29,6 +29,7 @@ from dsqlcdc_s3.objects import Objects, Put
 from dsqlcdc_s3.options import Options as S3Options
 from dsqlcdc_s3.parts import Parts
 from dsqlcdc_s3.paths import manifest_key
+from dsqlcdc_s3.replay import Replayer, Replays
 
 log = logging.getLogger("dsqlcdc.s3")
 
@@ -69,6 +70,8 @@ class S3Sink(Sink):
         self._opened: AbstractAsyncContextManager[Objects] | None = None
         self._chain: Chain | None = None
         self._parts: Parts | None = None
+        self._replays: Replays | None = None
+        self._replayer: Replayer | None = None
         self._progress: Callable[[], Sequence[Progress]] = tuple
         self._since = 0.0
         self._epoch = 0
@@ -96,12 +99,16 @@ class S3Sink(Sink):
         objects = await opening.__aenter__()
         self._opened = opening
         context = self._context
-        self._chain = Chain(objects, Owner(context.pipeline, context.sink, self._place, self._options.prefix))
+        owner = Owner(context.pipeline, context.sink, self._place, self._options.prefix)
+        self._chain = Chain(objects, owner)
+        self._replays = Replays(objects, self._options.prefix)
+        self._replayer = Replayer(objects, self._chain, owner, self._options, self._clock)
         self._parts = Parts(objects, self._chain, f"s3://{self._options.bucket}/", self._options.parallel)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         opened, self._opened, self._chain, self._parts = self._opened, None, None, None
+        self._replays = self._replayer = None
         if opened is not None:
             await opened.__aexit__(kind, error, trace)
 
@@ -113,6 +120,7 @@ class S3Sink(Sink):
         Raises Misconfigured too where the store ignores conditions, or the prefix is another sink's. May be called again.
         """
         chain, parts = self._ready()
+        await self._known_replays().look()
         word = decode_word(resume.word)
         here = word if word is not None and word.place == self._place else None
         self._progress, self._since = resume.progress, resume.since
@@ -172,6 +180,12 @@ class S3Sink(Sink):
         oldest = self._memory.oldest(self._next, self._progress())
         return msgspec.json.encode(Word(FORMAT, self._epoch, oldest, self._place))
 
+    async def replay(self, changes: Sequence[Change]) -> Sequence[Setback]:
+        """Objects of their own, named by Change.id, beside whoever writes the chain. See dsqlcdc_s3.replay for what is guaranteed."""
+        if self._replayer is None:
+            raise RuntimeError("the sink has not been entered")
+        return await self._replayer.replay(changes)
+
     # ── a batch ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
@@ -201,9 +215,13 @@ class S3Sink(Sink):
                     return setbacks
                 self._begun = begun
             begun = self._begun
-            if begun.claimed or await self._claim(chain, parts, begun):
+            if not begun.claimed and not await self._claim(chain, parts, begun):
+                self._begun = None
+            elif begun.looked or not await self._overtaken(begun):
+                begun.looked = True
                 break
-            self._begun = None
+            else:
+                await self._give_up(parts, begun)
         await parts.upload(begun)
         self._voided += begun.voided
         self._pass(begun.manifest, Link(manifest_key(self._options.prefix, begun.manifest.n), digest(begun.body)))
@@ -213,7 +231,9 @@ class S3Sink(Sink):
 
     async def _begin(self, changes: Sequence[Change]) -> tuple[Begun | None, list[Setback]]:
         """B1, B2: what is to be written, encoded; None where nothing is left to write."""
-        rows, setbacks = fresh(changes, self._memory.untold)
+        replays = self._known_replays()
+        await replays.met(changes)
+        rows, setbacks = fresh(changes, self._memory.untold, replays.taken)
         options = self._options
         if sum(change.size for _, change in rows) < _INLINE:
             parts, dead = encode(rows, raw=options.raw, level=options.gzip, cap=self._cap)
@@ -266,6 +286,12 @@ class S3Sink(Sink):
         self._voided = [key for key in self._voided if key not in noted]
         return True
 
+    async def _overtaken(self, begun: Begun) -> bool:
+        """Has a replay put a row of this claimed batch? Looked for after the claim: a replay begun later sees that."""
+        replays = self._known_replays()
+        await replays.look()
+        return await replays.met(begun.changes)
+
     async def _give_up(self, parts: Parts, begun: Begun) -> None:
         """Void what was begun, since another batch is to be written. Where the manifest may not be in, its number is tried again."""
         if begun.claimed:
@@ -288,6 +314,11 @@ class S3Sink(Sink):
         if self._chain is None or self._parts is None:
             raise RuntimeError("the sink has not been entered")
         return self._chain, self._parts
+
+    def _known_replays(self) -> Replays:
+        if self._replays is None:
+            raise RuntimeError("the sink has not been entered")
+        return self._replays
 
 
 class _Opened(AbstractAsyncContextManager[Objects]):

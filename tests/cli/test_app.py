@@ -23,7 +23,12 @@ SUBCOMMANDS = [
     ["config", "schema"],
     ["dead", "list"],
     ["dead", "show"],
+    ["dead", "replay"],
+    ["dead", "discard"],
+    ["checkpoint", "show"],
+    ["checkpoint", "reset"],
 ]
+GROUPS = (["config"], ["dead"], ["checkpoint"])
 HEAVY = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "orjson", "prometheus_client", "pydantic", "rich", "yaml")
 
 
@@ -44,6 +49,7 @@ def test_every_command_has_help(project: Project, words: list[str], flag: str) -
         (["dead", "show"], "dsqlcdc dead show [OPTIONS] NAME CONFIG"),
         (["config", "schema"], "dsqlcdc config schema [OPTIONS]"),
         (["run"], "dsqlcdc run [OPTIONS] CONFIG"),
+        (["tail"], "dsqlcdc tail [OPTIONS] CONFIG [TABLE…]"),
     ],
 )
 def test_the_usage_line_is_golden(project: Project, words: list[str], usage: str) -> None:
@@ -52,10 +58,10 @@ def test_the_usage_line_is_golden(project: Project, words: list[str], usage: str
 
 def test_the_list_of_commands_is_golden(project: Project) -> None:
     lines = project.run().out.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in lines] == ["run", "config", "status", "dead", "gaps", "demo", "local"]
+    assert [line.split()[0] for line in lines] == ["run", "config", "status", "dead", "gaps", "tail", "checkpoint", "demo", "local"]
 
 
-@pytest.mark.parametrize("words", [words for words in SUBCOMMANDS if words not in (["config"], ["dead"])], ids=" ".join)
+@pytest.mark.parametrize("words", [words for words in SUBCOMMANDS if words not in GROUPS], ids=" ".join)
 def test_json_is_an_option_of_every_command(project: Project, words: list[str]) -> None:
     assert "--json" in project.run(*words, "--help").out
 

@@ -230,8 +230,9 @@ def test_every_command_takes_help_and_the_flags_that_the_readme_gives_it(shown: 
 
 def test_the_table_of_commands_is_complete() -> None:
     assert {line.split()[0] for line in commands()} == set(COMMANDS)
-    nested = {tuple(line.split()[:2]) for line in commands() if line.split()[0] in ("config", "dead")}
-    assert nested == {("config", "lint"), ("config", "show"), ("config", "schema"), ("dead", "list"), ("dead", "show")}
+    nested = {tuple(line.split()[:2]) for line in commands() if line.split()[0] in ("config", "dead", "checkpoint")}
+    wanted = {"config": ("lint", "show", "schema"), "dead": ("list", "show", "replay", "discard"), "checkpoint": ("show", "reset")}
+    assert nested == {(group, command) for group, commands in wanted.items() for command in commands}
 
 
 def test_every_command_line_in_prose_names_a_command() -> None:
@@ -250,7 +251,17 @@ def remedies() -> set[str]:
 def test_every_command_that_an_error_tells_people_to_run_exists() -> None:
     found = remedies()
     assert {"dead list", "config lint", "run"} <= found
-    nested = {"config lint", "config show", "dead list", "dead show", "gaps ack"}
+    nested = {
+        "config lint",
+        "config show",
+        "dead list",
+        "dead show",
+        "dead replay",
+        "dead discard",
+        "gaps ack",
+        "checkpoint show",
+        "checkpoint reset",
+    }
     assert found <= nested | COMMANDS.keys()
 
 

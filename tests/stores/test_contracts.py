@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from dsqlcdc.core.ports import CheckpointStore, Commit, DeadLetter, DeadLetterStore, FragmentStore, Name, Part
+from dsqlcdc.core.ports import CheckpointStore, Commit, DeadLetter, DeadLetterStore, FragmentStore, Gap, Name, Part
+from dsqlcdc.core.records import Mark
 from dsqlcdc.stores import letters, parking, pieces
 from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
-from dsqlcdc.testing.stores import check_checkpoint_store, check_dead_letter_store, check_fragment_store
+from dsqlcdc.testing.stores import (
+    check_checkpoint_store,
+    check_dead_letter_store,
+    check_fragment_store,
+    check_letter_box,
+    check_resettable_store,
+)
 
 
 def checkpoints(kind: str, path: Path) -> Callable[[], CheckpointStore]:
@@ -40,6 +48,56 @@ async def test_dead_letter_files_keep_the_contract(tmp_path: Path) -> None:
         return FileDeadLetters(tmp_path / "new" / "letters", "abc")
 
     await check_dead_letter_store(make)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_checkpoints_are_reset_by_the_contract(kind: str, tmp_path: Path) -> None:
+    memory = MemoryCheckpoints()
+    await check_resettable_store((lambda: memory) if kind == "memory" else (lambda: SqliteCheckpoints(tmp_path / "state.db")))
+
+
+async def test_dead_letter_files_are_dealt_with_by_the_contract(tmp_path: Path) -> None:
+    await check_letter_box(lambda: FileDeadLetters(tmp_path / "letters"))
+
+
+class ResetsWithoutTheWord(SqliteCheckpoints):
+    async def reset(self, name: Name, marks: Mapping[str, Mark], *, gaps: Sequence[Gap] = (), forget: bool = False) -> None:
+        stored = await self.load(name)
+        await super().reset(name, marks, gaps=gaps, forget=forget)
+        await self.commit(name, Commit({}, word=stored.word if stored else b""))
+
+
+class ResetsBesideARunner(SqliteCheckpoints):
+    async def reset(self, name: Name, marks: Mapping[str, Mark], *, gaps: Sequence[Gap] = (), forget: bool = False) -> None:
+        await self.hold(name)
+        await super().reset(name, marks, gaps=gaps, forget=forget)
+
+
+@pytest.mark.parametrize("broken", [ResetsWithoutTheWord, ResetsBesideARunner])
+async def test_a_reset_that_breaks_a_law_is_caught(broken: type[SqliteCheckpoints], tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        await check_resettable_store(lambda: broken(tmp_path / "state.db"))
+
+
+class CountsNothing(FileDeadLetters):
+    async def tried(self, name: str, code: str, detail: str, at: float) -> None:
+        return
+
+
+class KeepsListing(FileDeadLetters):
+    async def close_letter(
+        self, name: str, folder: Literal["replayed", "discarded"], outcome: str, reason: str, at: float, *, keep: bool = False
+    ) -> bool:
+        letter = await self.letter(name)
+        moved = await super().close_letter(name, folder, outcome, reason, at, keep=keep)
+        await self.put(letter)
+        return moved
+
+
+@pytest.mark.parametrize("broken", [CountsNothing, KeepsListing])
+async def test_a_letter_box_that_breaks_a_law_is_caught(broken: type[FileDeadLetters], tmp_path: Path) -> None:
+    with pytest.raises((AssertionError, KeyError)):
+        await check_letter_box(lambda: broken(tmp_path / "letters"))
 
 
 # What the kit must catch: stores with one law broken.
