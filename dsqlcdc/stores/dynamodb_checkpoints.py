@@ -155,7 +155,9 @@ class DynamoCheckpoints:
             if gap.acked:
                 return gap
             gap = acknowledged(gap, reason, at)
-            if await self._items.replace(msgspec.structs.replace(stored, version=stored.version + 1, body=msgspec.json.encode(gap)), stored):
+            if await self._items.replace(
+                msgspec.structs.replace(stored, version=stored.version + 1, body=msgspec.json.encode(gap)), stored
+            ):
                 return gap
         raise _moves(_gaps_pk(pipeline))
 
