@@ -27,6 +27,7 @@ log = logging.getLogger("dsqlcdc.dynamodb")
 IDLE = 60.0
 """Seconds for which a runner keeps to itself that time has passed without a record (a mark's `arrived` alone moved)."""
 _TRIES = 5
+_SINK = "sink/"
 _GAP = "gap/"
 _PIECE = "piece/"
 
@@ -129,6 +130,8 @@ class DynamoCheckpoints:
     async def names(self) -> Sequence[Name]:
         found: list[Name] = []
         for head in await self._items.heads():
+            if not head.pk.startswith(_SINK):
+                continue
             pipeline, sink = _names_in(head.pk)
             found += [Name(pipeline, sink, stream) for stream in read_head(head.body, head.pk).streams]
         return found
@@ -240,7 +243,7 @@ def _moves(pk: str) -> Unavailable:
 
 
 def _pk(name: Name) -> str:
-    return f"sink/{_word(name.pipeline)}/{_word(name.sink)}"
+    return f"{_SINK}{_word(name.pipeline)}/{_word(name.sink)}"
 
 
 def _gaps_pk(pipeline: str) -> str:
@@ -252,5 +255,5 @@ def _word(text: str) -> str:
 
 
 def _names_in(pk: str) -> tuple[str, str]:
-    _, pipeline, sink = pk.split("/")
+    pipeline, sink = pk.removeprefix(_SINK).split("/")
     return unquote(pipeline), unquote(sink)

@@ -54,6 +54,7 @@ def not_back(before: dict[str, str], after: dict[str, str]) -> None:
 
 
 def test_of_two_daemons_one_runs_and_one_is_told_who_does(durable: World) -> None:
+    durable.configure(**{**BLOCKS, "state": {**BLOCKS["state"], "takeover": "20s"}})
     durable.commit(100)
     one, two = durable.start("run", str(durable.config)), durable.start("run", str(rival(durable)))
     first = _ended(one, two)
@@ -74,12 +75,24 @@ def _ended(one: Command, two: Command) -> Command:
                 return command
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_or_repeated_over_kill_9_and_succession(durable: World) -> None:
+    _successions(durable, 5)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_nothing_is_lost_or_repeated_over_twenty_kills_and_successions(durable: World) -> None:
+    _successions(durable, 20)
+
+
+def _successions(durable: World, lives: int) -> None:
+    """Lives that end by kill -9, each of which has first to see that the one before is dead."""
     rng, before = random.Random(4), dict[str, str]()
     durable.commit(200, oversize=1)
     with durable.writing(20, tables=["public.orders", "app.notes", "audit.events"]):
-        for life in range(6):
+        for life in range(lives):
             daemon = durable.daemon()
             daemon.lives(rng.uniform(0.2, 2.0))
             if life == 3:
@@ -93,6 +106,7 @@ def test_nothing_is_lost_or_repeated_over_kill_9_and_succession(durable: World) 
     durable.exact()
 
 
+@pytest.mark.slow
 def test_a_daemon_that_stalled_and_was_succeeded_ends_and_the_lake_is_exact(durable: World) -> None:
     durable.commit(200)
     stalled = durable.daemon()
@@ -115,14 +129,15 @@ def test_a_daemon_that_stalled_and_was_succeeded_ends_and_the_lake_is_exact(dura
     durable.exact()
 
 
+@pytest.mark.slow
 def test_throttling_and_an_outage_of_the_table_end_no_run(durable: World) -> None:
     durable.commit(100)
     daemon = durable.daemon()
     daemon.until(lambda: durable.settled() >= 100, "it is in its stride")
     durable.server.fault(
-        "error", service="dynamodb", operation="PutItem", code="ProvisionedThroughputExceededException", status=400, times=6
+        "error", service="dynamodb", operation="PutItem", code="ProvisionedThroughputExceededException", status=400, times=4
     )
-    durable.server.fault("error", service="dynamodb", operation="GetItem", code="InternalServerError", status=500, times=10)
+    durable.server.fault("error", service="dynamodb", operation="GetItem", code="InternalServerError", status=500, times=6)
     durable.commit(100)
     daemon.until(lambda: not durable.server.waiting(), "the outage is over")
     daemon.end(signal.SIGTERM).expect(0)
@@ -137,7 +152,7 @@ def test_dead_letters_in_s3_and_gaps_in_dynamodb_are_seen_from_anywhere(durable:
     (listed,) = durable.run("dead", "list", elsewhere, "--json").expect(0).lines
     shown = durable.run("dead", "show", listed["name"], elsewhere, "--raw").expect(0)
     assert (listed["code"], shown.out.encode("utf-8", "surrogateescape")) != ("", b"")
-    assert [key for key in durable.object_keys("dead-letters/")] == [f"dead-letters/{listed['name']}"]
+    assert list(durable.object_keys("dead-letters/")) == [f"dead-letters/{listed['name']}"]
     assert durable.run("gaps", elsewhere, "--json").expect(0).lines == []
     assert checkpoints(durable)
     assert not [path for path in durable.directory.iterdir() if path.suffix == ".db" or path.name == "dead-letters"]
