@@ -112,12 +112,12 @@ def test_a_daemon_that_stalled_and_was_succeeded_ends_and_the_lake_is_exact(dura
     stalled = durable.daemon()
     with durable.writing(20, reshards=False):
         stalled.until(lambda: durable.settled() > 200, "it is in its stride")
-        stalled.signal(signal.SIGSTOP)
+        stalled.process.send_signal(signal.SIGSTOP)
         before = checkpoints(durable)
         successor = durable.start("run", str(rival(durable)))
         successor.until(lambda: moved(durable, before), "the successor has committed")
         middle = checkpoints(durable)
-        stalled.signal(signal.SIGCONT)
+        stalled.process.send_signal(signal.SIGCONT)
         ended = stalled.end().expect(1)
         assert f"it was taken over by process {successor.process.pid} on " in ended.err
         successor.lives(0.5)
