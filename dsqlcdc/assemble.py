@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -24,9 +25,11 @@ from dsqlcdc.sources.budget import ReadLimits
 from dsqlcdc.sources.counts import Counts
 from dsqlcdc.sources.feeds import open_feeds
 from dsqlcdc.sources.kinesis import KinesisSource
+from dsqlcdc.stores.dynamodb_checkpoints import DynamoCheckpoints
 from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
+from dsqlcdc.stores.s3_dead_letters import S3DeadLetters
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
 
 _ROOM = 96 * 1024 * 1024
@@ -57,10 +60,23 @@ def open_checkpoints(config: Config, *, read_only: bool = False) -> CheckpointSt
     """The checkpoint store of a config. `read_only` makes no file: a state that is not there yet reads as empty."""
     if config.state.type == "memory":
         return MemoryCheckpoints()
+    if config.state.type == "dynamodb":
+        takeover = config.state.takeover
+        beat = min(1.0, takeover / 6)
+        return DynamoCheckpoints(
+            config.state.table,
+            aws_of(config),
+            create=config.state.create,
+            read_only=read_only,
+            beat=beat,
+            looks=math.ceil(takeover / beat),
+        )
     return SqliteCheckpoints(config.state.path, read_only=read_only)
 
 
-def open_dead_letters(config: Config) -> FileDeadLetters:
+def open_dead_letters(config: Config) -> FileDeadLetters | S3DeadLetters:
+    if config.dead_letters.type == "s3":
+        return S3DeadLetters(config.dead_letters.bucket, config.dead_letters.prefix, aws_of(config), config.sha256)
     return FileDeadLetters(config.dead_letters.path, config.sha256)
 
 

@@ -181,9 +181,23 @@ class MemoryState(Block):
     type: Literal["memory"]
 
 
+class DynamodbState(Block):
+    type: Literal["dynamodb"]
+    table: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{3,255}$")]
+    create: bool = False
+    """Make the table where it is missing, with on-demand billing."""
+    takeover: Duration = duration("6s", least="3s", description="how long a runner must be silent before another succeeds it")
+
+
 class FileDeadLetters(Block):
     type: Literal["files"] = "files"
     path: StorePath = _store_path("dead-letters")
+
+
+class S3DeadLetters(Block):
+    type: Literal["s3"]
+    bucket: Text
+    prefix: str = "dead-letters/"
 
 
 _MAX_BYTES: Any = size(
@@ -221,13 +235,22 @@ class Http(Block):
 
 def _sqlite(value: object) -> object:
     """A block that names no type is of the default one."""
+    return _typed(value, "sqlite")
+
+
+def _files(value: object) -> object:
+    return _typed(value, "files")
+
+
+def _typed(value: object, default: str) -> object:
     if not isinstance(value, dict):
         return value
     block = cast("dict[str, object]", value)
-    return {"type": "sqlite", **block}
+    return {"type": default, **block}
 
 
-State = Annotated[SqliteState | MemoryState, Field(discriminator="type"), BeforeValidator(_sqlite)]
+State = Annotated[SqliteState | DynamodbState | MemoryState, Field(discriminator="type"), BeforeValidator(_sqlite)]
+DeadLetters = Annotated[FileDeadLetters | S3DeadLetters, Field(discriminator="type"), BeforeValidator(_files)]
 Fragments = Annotated[SqliteFragments | MemoryFragments, Field(discriminator="type"), BeforeValidator(_sqlite)]
 
 
@@ -240,6 +263,6 @@ class File(Block):
     tables: dict[Glob, Table] = Field(default_factory=dict)
     sinks: Annotated[dict[Name, SinkCommon], Field(min_length=1)]
     state: State = _block(type="sqlite")
-    dead_letters: FileDeadLetters = _block(type="files")
+    dead_letters: DeadLetters = _block(type="files")
     fragments: Fragments = _block(type="sqlite")
     http: Http | None = None

@@ -9,11 +9,13 @@ from typing import Any
 
 from dsqlcdc.config.models import (
     Aws,
+    DynamodbState,
     FileDeadLetters,
     Http,
     MaskWord,
     MemoryFragments,
     MemoryState,
+    S3DeadLetters,
     Source,
     SqliteFragments,
     SqliteState,
@@ -59,8 +61,8 @@ class Config:
     source: Source
     tables: Mapping[str, Table]
     sinks: Mapping[str, SinkConfig]
-    state: SqliteState | MemoryState
-    dead_letters: FileDeadLetters
+    state: SqliteState | DynamodbState | MemoryState
+    dead_letters: FileDeadLetters | S3DeadLetters
     fragments: SqliteFragments | MemoryFragments
     http: Http | None
     path: Path

@@ -29,6 +29,7 @@ def check_sound(
         _memory(config, sink, findings)
         _masks(config, sink, findings)
     _lakes(places, findings)
+    _letters(config, places, findings)
     _region(config, findings)
 
 
@@ -61,6 +62,10 @@ def _stores(config: Config, findings: Findings) -> None:
                 fix="Give each its own",
             )
         paths.setdefault(real, block)
+    if config.state.type == "dynamodb" and config.fragments.type == "sqlite":
+        why = "another machine would go on behind records whose pieces wait here only, and their rows would be lost with this one"
+        fix = "Write fragments: {type: memory}, which holds the checkpoint back while pieces wait"
+        findings.at("E030", ("fragments", "type"), "pieces on this machine with a state that is shared", why=why, fix=fix)
 
 
 def _patterns(config: Config, findings: Findings) -> None:
@@ -133,6 +138,16 @@ def _lakes(places: Mapping[str, tuple[str, str]], findings: Findings) -> None:
                 key=True,
             )
         seen.setdefault(place, name)
+
+
+def _letters(config: Config, places: Mapping[str, tuple[str, str]], findings: Findings) -> None:
+    letters = config.dead_letters
+    if letters.type != "s3":
+        return
+    for name, (bucket, prefix) in places.items():
+        if bucket == letters.bucket and letters.prefix.startswith((f"{prefix}data/", f"{prefix}manifests/")):
+            why = f"sink {name!r} writes there, and readers of the lake would take letters for rows"
+            findings.at("E022", ("dead_letters", "prefix"), "dead letters inside a lake", why=why, fix="Give them a prefix of their own")
 
 
 def _overlap(one: tuple[str, str], two: tuple[str, str]) -> bool:

@@ -9,7 +9,7 @@ from dsqlcdc.config.tree import Path
 from dsqlcdc.plugins import sink_types
 
 _WHY = "this feature is not built yet"
-_TYPES = {"state": ("dynamodb", "sqlite"), "dead_letters": ("s3", "files"), "fragments": ("s3", "sqlite")}
+_TYPES = {"fragments": ("s3", "sqlite")}
 _SINKS = ("opensearch",)
 
 

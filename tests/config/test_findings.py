@@ -30,8 +30,6 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
     ("variable not closed", BASE.replace("stream: orders", "stream: '${STREAM'"), [("E008", 2, 18, "closing }")]),
     ("variable without a name", BASE.replace("stream: orders", "stream: '${1x}'"), [("E008", 2, 18, "${NAME}")]),
     ("stream block", BASE + "stream: {cluster: abc}\n", [("E009", 4, 1, "not built yet")]),
-    ("dynamodb", BASE + "state: {type: dynamodb, table: t}\n", [("E009", 4, 15, "Use sqlite")]),
-    ("s3 dead letters", BASE + "dead_letters: {type: s3, bucket: b}\n", [("E009", 4, 22, "Use files")]),
     ("s3 fragments", BASE + "fragments: {type: s3, bucket: b}\n", [("E009", 4, 19, "Use sqlite")]),
     ("opensearch", TOP + "sinks: {x: {type: opensearch, url: 'https://h'}}\n", [("E009", 3, 19, "opensearch")]),
     ("a hash without its key", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: hash}}}}\n", [("E013", 3, 12, "mask_key")]),
@@ -88,6 +86,20 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
         [("E027", 4, 15, "region: eu-west-1")],
     ),
     ("young pieces", BASE + "fragments: {type: memory, max_age: 1m}\n", [("E028", 4, 36, "5m or more")]),
+    ("pieces that stay behind", BASE + "state: {type: dynamodb, table: cdc}\n", [("E030", 1, 1, "fragments: {type: memory}")]),
+    (
+        "pieces that stay behind, as written",
+        BASE + "state: {type: dynamodb, table: cdc}\nfragments: {type: sqlite}\n",
+        [("E030", 5, 19, "fragments: {type: memory}")],
+    ),
+    (
+        "letters in a lake",
+        TOP + S3 + "dead_letters: {type: s3, bucket: lake, prefix: cdc/data/x/}\n",
+        [("E022", 5, 48, "a prefix of their own")],
+    ),
+    ("a table's name", BASE + "state: {type: dynamodb, table: 'a b'}\nfragments: {type: memory}\n", [("E013", 4, 25, "table")]),
+    ("a table missing", BASE + "state: {type: dynamodb}\nfragments: {type: memory}\n", [("E011", 4, 1, "'table'")]),
+    ("letters without a bucket", BASE + "dead_letters: {type: s3}\n", [("E011", 4, 1, "'bucket'")]),
     ("case", TOP + "sinks: {a: {type: drop}, A: {type: drop}}\n", [("E029", 3, 26, "only in case")]),
 ]
 
@@ -106,7 +118,7 @@ def test_all_mistakes_are_found_at_once(findings: Lint, write: Callable[[str], P
     text = "pipeline: a b\nsource: {stream: '${S}', skew: 5, strat: latest}\nsinks: {x: {type: stdot}, y: {type: opensearch}}\n"
     text += "state: {type: dynamodb}\n"
     codes = [f.code for f in findings(text)]
-    assert sorted(codes) == sorted(["E013", "E007", "E013", "E010", "E014", "E009", "E009"])
+    assert sorted(codes) == sorted(["E013", "E007", "E013", "E010", "E014", "E009", "E011"])
     with pytest.raises(ConfigError) as raised:
         load(write(text), {})
     assert [f.code for f in raised.value.findings] == codes

@@ -25,6 +25,7 @@ VALUES = {
     "CLUSTER": "abcdefghijklmnopqrstuvwxyz",
     "BUCKET": "my-lake",
     "PREFIX": "cdc/",
+    "TABLE": "dsqlcdc",
     "STREAM_KEY_ARN": "arn:aws:kms:us-east-1:123456789012:key/stream",
     "BUCKET_KEY_ARN": "arn:aws:kms:us-east-1:123456789012:key/bucket",
 }

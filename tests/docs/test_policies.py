@@ -17,6 +17,7 @@ from .reading import POLICIES, ROOT, VALUES, action, actions, aws_commands, bloc
 from .reading import README as README_FILE
 
 CONSUMER = {"dsqlcdc/sources/kinesis_client.py": "kinesis", "sinks/dsqlcdc_s3/aws_objects.py": "s3"}
+STATE = {"dsqlcdc/stores/dynamodb_items.py": "dynamodb", "dsqlcdc/stores/s3_dead_letters.py": "s3"}
 PROVISION = "dsqlcdc/streams/provision.py"
 SERVICES = ("kinesis", "dsql", "s3", "iam", "sts", "kms", "dynamodb", "sqs", "lambda", "cloudwatch", "secretsmanager")
 ON_THIS_MACHINE = ("dsqlcdc/local/", "dsqlcdc/testing/", "dsqlcdc/hosts/demo.py")
@@ -71,9 +72,15 @@ def test_the_consumer_may_do_what_it_calls_and_nothing_more() -> None:
     assert actions(policy("consumer.json")) == called
 
 
+def test_durable_state_may_do_what_it_calls_and_nothing_more() -> None:
+    called = {name for path, service in STATE.items() for name in operations(path, service)}
+    assert {"dynamodb:PutItem", "s3:ListBucket"} <= called
+    assert actions(policy("consumer-state.json")) == called
+
+
 def test_no_other_module_calls_aws() -> None:
     """A new one must be given a policy: it fails here first."""
-    known = {*CONSUMER, PROVISION}
+    known = {*CONSUMER, *STATE, PROVISION}
     found = {path for path in modules() if any(_is_operation(*call) for call in calls((ROOT / path).read_text(encoding="utf-8")))}
     assert found == known
 
