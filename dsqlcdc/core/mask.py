@@ -91,6 +91,11 @@ class Masked(Sink):
         self.needs_key, self.needs_order, self.order = sink.needs_key, sink.needs_order, sink.order  # type: ignore[misc]
         self.lanes, self.batching = sink.lanes, sink.batching
 
+    @property
+    def inner(self) -> Sink:
+        """The sink behind the masks."""
+        return self._sink
+
     async def __aenter__(self) -> Self:
         await self._sink.__aenter__()
         return self
@@ -103,6 +108,9 @@ class Masked(Sink):
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
         return await self._sink.write([self._masks.mask(change) for change in changes])
+
+    async def replay(self, changes: Sequence[Change]) -> Sequence[Setback]:
+        return await self._sink.replay([self._masks.mask(change) for change in changes])
 
     def word(self) -> bytes:
         return self._sink.word()

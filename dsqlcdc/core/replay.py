@@ -9,6 +9,7 @@ import msgspec
 from dsqlcdc.contract import Batching, Change, Outcome, Setback, Sink, Verdict
 from dsqlcdc.core.deliver import Delivery, Room
 from dsqlcdc.core.intake import NO_KEY
+from dsqlcdc.core.mask import Masked
 from dsqlcdc.core.patience import Patience
 from dsqlcdc.core.ports import DeadLetter, Part
 from dsqlcdc.core.reassemble import texts
@@ -89,7 +90,8 @@ def takers(change: Change, sink: str, routes: Mapping[str, Route]) -> list[str]:
 
 def replayable(sink: Sink) -> bool:
     """May old changes be written to it? Not where it cannot tell stale from fresh and has no way of its own."""
-    return not sink.needs_order or type(sink).replay is not Sink.replay
+    inner = sink.inner if isinstance(sink, Masked) else sink
+    return not inner.needs_order or type(inner).replay is not Sink.replay
 
 
 class Replaying(Sink):
