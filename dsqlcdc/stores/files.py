@@ -21,7 +21,6 @@ from dsqlcdc.stores.durable import make_directory, sync_directory
 T = TypeVar("T")
 
 _CLOSED = ("replayed", "discarded")
-_NAMED = 5  # broken letters that an error names
 
 
 class FileDeadLetters:
@@ -82,11 +81,7 @@ class FileDeadLetters:
                 continue
             yield name, letter
         if broken:
-            newer = all(isinstance(error, letters.Newer) for _, error in broken)
-            named = "; ".join(f"{name}: {error}" for name, error in broken[:_NAMED])
-            more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-            what = f"{len(broken)} dead letter{'s' if len(broken) > 1 else ''} cannot be read"
-            raise Misconfigured(what, where=str(self._directory), why=named + more, code="E202" if newer else "E207")
+            raise letters.unreadable(broken, str(self._directory))
 
     async def letter(self, name: str) -> DeadLetter:
         """One letter by its name. Raises KeyError where there is none, ValueError where it cannot be read, Unavailable."""

@@ -9,14 +9,16 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 from dsqlcdc.core.ports import DeadLetter
+from dsqlcdc.errors import Misconfigured
 
 VERSION = 1
+_NAMED = 5  # broken letters that an error names
 _REASON = 4096  # bytes
 _WORD = 120  # characters of one part of a name
 _INTEGER_BITS = 13_000  # below the 4,300 digits that Python converts
@@ -25,6 +27,15 @@ _EVENT = {"key": "pk", "version": "ts_ns", "transaction": "tx"}  # our words, an
 
 class Newer(ValueError):
     """The letter was written by a newer version."""
+
+
+def unreadable(broken: Sequence[tuple[str, ValueError]], where: str) -> Misconfigured:
+    """What a store says, after all the others were given, of letters (by name) that it could not read: E202 newer format, E207 damaged."""
+    newer = all(isinstance(error, Newer) for _, error in broken)
+    named = "; ".join(f"{name}: {error}" for name, error in broken[:_NAMED])
+    more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    what = f"{len(broken)} dead letter{'s' if len(broken) > 1 else ''} cannot be read"
+    return Misconfigured(what, where=where, why=named + more, code="E202" if newer else "E207")
 
 
 def name_of(letter: DeadLetter) -> str:

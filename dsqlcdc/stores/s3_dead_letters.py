@@ -11,10 +11,9 @@ from typing import Any
 from dsqlcdc import __version__
 from dsqlcdc.aws import Aws, client, error_code, errors, translate
 from dsqlcdc.core.ports import DeadLetter
-from dsqlcdc.errors import Misconfigured, Unavailable
+from dsqlcdc.errors import Unavailable
 from dsqlcdc.stores import letters
 
-_NAMED = 5  # broken letters that an error names
 _TAKEN = 412
 
 
@@ -71,11 +70,7 @@ class S3DeadLetters:
                     continue
                 yield name, letter
         if broken:
-            newer = all(isinstance(error, letters.Newer) for _, error in broken)
-            said = "; ".join(f"{name}: {error}" for name, error in broken[:_NAMED])
-            more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-            what = f"{len(broken)} dead letter{'s' if len(broken) > 1 else ''} cannot be read"
-            raise Misconfigured(what, where=self._where(""), why=said + more, code="E202" if newer else "E207")
+            raise letters.unreadable(broken, self._where(""))
 
     async def letter(self, name: str) -> DeadLetter:
         """One letter by its name. Raises KeyError where there is none, ValueError where it cannot be read."""
