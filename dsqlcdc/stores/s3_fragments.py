@@ -178,14 +178,18 @@ class S3Fragments:
         if not stored or not marks >= self._names or not marks >= await self._sinks():
             return
         newest = max(s.generation for s in stored)
-        for chunk in look.chunks:
-            await self._objects.put(f"done/{chunk}/.closed-{newest:04d}", b"")
+        await self._close(look.chunks, newest)
         if not marks >= await self._sinks():
             return
         for chunk in look.chunks:
             for s in await self._stored(chunk):
                 if s.generation <= newest:
                     await self._objects.delete(s.name)
+
+    async def _close(self, chunks: Iterable[str], generation: int) -> None:
+        """From here on, whoever still needs a part stores it in the next generation."""
+        for chunk in chunks:
+            await self._objects.put(f"done/{chunk}/.closed-{generation:04d}", b"")
 
     async def overdue(self, sink: str, before: float) -> Sequence[Part]:
         """As the port says, whole rows, oldest first, and about 64 MiB at most: ask again after `judged` until nothing comes. Looks once in
@@ -243,13 +247,18 @@ class S3Fragments:
         """Let go of rows on which every sink has passed its verdict: those beyond the bound, oldest first, and very old ones."""
         if not waiting or not verdicts:
             return
-        sinks, excess = await self._sinks(), sum(found.size for found in waiting) - self._max_bytes
-        horizon = max(found.newest for found in waiting) - self._keep
+
+        async def judged_by_all(found: Group) -> bool:
+            return all(f"judged/{sink}/{found.name}/{found.fingerprint}" in verdicts for sink in await self._sinks())
+
+        excess, horizon = sum(found.size for found in waiting) - self._max_bytes, max(found.newest for found in waiting) - self._keep
         for found in waiting:
-            if (excess > 0 or found.newest < horizon) and all(f"judged/{s}/{found.name}/{found.fingerprint}" in verdicts for s in sinks):
-                for name in found.names:
-                    await self._objects.delete(name)
-                excess -= found.size
+            if (excess > 0 or found.newest < horizon) and await judged_by_all(found):
+                await self._close(found.chunks, found.generation)
+                if await judged_by_all(found):
+                    for name in found.names:
+                        await self._objects.delete(name)
+                    excess -= found.size
 
     async def _tidy(self, groups: Sequence[Group]) -> None:
         """Finish removals that were cut off; remove markers and verdicts that S3's clock calls older than `keep`, of chunks of which nothing

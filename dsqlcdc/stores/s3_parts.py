@@ -106,13 +106,15 @@ def decode(body: bytes, where: str) -> Part:
 
 class Group(msgspec.Struct, frozen=True):
     """What is stored of a row, or of a chunk whose main record is unknown. `name`: the segment of the row or chunk. `written`: when the
-    newest of it was written (seconds, by S3's clock). `names`: every object of it."""
+    newest of it was written (seconds, by S3's clock). `names`: every object of it,
+    `generation`: the newest among them."""
 
     name: str
     main: Part | None
     pieces: Mapping[tuple[str, int], Stored]
     written: float
     names: Sequence[str] = ()
+    generation: int = 0
 
     @property
     def chunks(self) -> Sequence[str]:
@@ -149,7 +151,14 @@ def group(name: str, main: Part | None, stored: Iterable[Stored]) -> Group:
     """One piece for each place: of the newest generation, and of several texts the one that was written last."""
     every = sorted(stored, key=lambda piece: (piece.generation, piece.modified, piece.name))
     chosen = {(piece.chunk, piece.index): piece for piece in every if piece.index != MAIN}
-    return Group(name, main, chosen, max((piece.modified for piece in every), default=0.0), [piece.name for piece in every])
+    return Group(
+        name,
+        main,
+        chosen,
+        written=max((piece.modified for piece in every), default=0.0),
+        names=[piece.name for piece in every],
+        generation=max((piece.generation for piece in every), default=0),
+    )
 
 
 def refusal(part: Part, mains: Mapping[str, Part], stored: Mapping[str, Sequence[Stored]]) -> str:

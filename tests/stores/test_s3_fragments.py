@@ -261,6 +261,26 @@ async def test_beyond_the_bound_the_oldest_rows_are_overdue_and_go_when_every_si
     assert not [name for name in names(bucket) if "r1" in name]
 
 
+async def test_a_sink_that_comes_while_judged_parts_go_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket()
+    main, piece, _ = cut("row", {"after": [b"{" + b" " * 1000, b"}"]})
+    old, new = store_of(bucket, ["old"], max_bytes=10), store_of(bucket, ["new"])
+    await complete(old, [main, piece], "old")
+    await old.judged("old", sorted({part.chunk_id for part in await old.overdue("old", 0.0)}))
+    true_delete, came = FakeObjects.delete, list[str]()
+
+    async def delete(self: FakeObjects, name: str) -> None:
+        if not came:
+            came.append(name)
+            await complete(new, [main, piece], "new")
+        await true_delete(self, name)
+
+    monkeypatch.setattr(FakeObjects, "delete", delete)
+    await old.overdue("old", 0.0)
+    assert came
+    assert {part.index for part in await new.overdue("new", math.inf)} == {-1, 0}
+
+
 async def test_what_was_judged_while_a_part_was_added_elsewhere_is_overdue_again() -> None:
     bucket = Bucket()
     main, one, _two, _ = cut("row", {"after": [b"{", b" ", b"}"]})
