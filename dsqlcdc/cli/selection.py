@@ -11,7 +11,7 @@ from dsqlcdc.errors import ConfigError
 
 if TYPE_CHECKING:
     from dsqlcdc.config import Config
-    from dsqlcdc.core.ports import DeadLetter, DeadLetterStore, LetterBox
+    from dsqlcdc.core.ports import DeadLetter, LetterBox
 
 SinkFilter = Annotated[
     str, typer.Option("--sink", help="Only letters of this sink; '-' for records that were bad before any.", show_default=False)
@@ -47,28 +47,17 @@ def table_of(letter: DeadLetter) -> str:
     return f"{schema}.{table}" if schema and table else ""
 
 
-async def letters(store: DeadLetterStore, config: Config, wanted: Filter) -> AsyncIterator[tuple[str, DeadLetter]]:
+async def letters(store: LetterBox, config: Config, wanted: Filter) -> AsyncIterator[tuple[str, DeadLetter]]:
     """This pipeline's letters that are wanted: a directory may hold several pipelines'."""
     async for name, letter in store.letters():
         if letter.pipeline == config.pipeline and wanted(letter):
             yield name, letter
 
 
-def open_letters(config: Config) -> DeadLetterStore:
+def open_letters(config: Config) -> LetterBox:
     from dsqlcdc.assemble import open_dead_letters
 
     return open_dead_letters(config)
-
-
-def open_box(config: Config) -> LetterBox:
-    """The dead letters, to be dealt with. Raises ConfigError (E094) where they are kept in a store that cannot move them."""
-    from dsqlcdc.core.ports import LetterBox
-
-    store = open_letters(config)
-    if not isinstance(store, LetterBox):
-        where = f"dead_letters of type {config.dead_letters.type!r}"
-        raise ConfigError("these dead letters cannot be dealt with yet", where=where, run=f"dsqlcdc dead list {config.path}", code="E094")
-    return store
 
 
 def since_of(text: str, command: str, option: str = "--since") -> float:
