@@ -234,7 +234,7 @@ async def replay(config: Config, wanted: Filter, *, dry_run: bool, yes: bool, ra
         planned = await work.plan(wanted)
         total = sum(len(one.names) for one in planned)
         if not total:
-            say("No dead letters.")
+            say(wanted.none())
             return 0
         if dry_run:
             _show(planned, as_json)
@@ -266,7 +266,7 @@ async def discard(config: Config, wanted: Filter, reason: str, *, dry_run: bool,
     try:
         names = [name async for name, _ in letters(box, config, wanted)]
         if not names:
-            say("No dead letters.")
+            say(wanted.none())
             return 0
         if not dry_run:
             if not reason:

@@ -29,16 +29,27 @@ class Filter:
     def __init__(self, sink: str = "", table: str = "", code: str = "", since: str = "") -> None:
         self.sink, self.table, self.code = sink, table, code
         self.since = since_of(since, "dead list") if since else 0.0
+        self._met: dict[str, int] = {}
 
     def __call__(self, letter: DeadLetter) -> bool:
         from fnmatch import fnmatchcase
 
+        self._met[letter.code] = self._met.get(letter.code, 0) + 1
         return (
             (not self.sink or letter.sink == ("" if self.sink == "-" else self.sink))
             and (not self.code or letter.code == self.code)
             and letter.arrived >= self.since
             and (not self.table or fnmatchcase(table_of(letter), self.table))
         )
+
+    def none(self) -> str:
+        """What to say where no letter was let through."""
+        if not self._met:
+            return "No dead letters."
+        if self.code and self.code not in self._met:
+            return f"No dead letter has the code {self.code!r}. The codes there are: {', '.join(sorted(self._met))}."
+        count = sum(self._met.values())
+        return f"The filters let none of {count} dead letter{'s' if count > 1 else ''} through."
 
 
 def table_of(letter: DeadLetter) -> str:
