@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from enum import Enum
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -268,7 +269,8 @@ def _unanswered(error: BaseException, botocore: Any, doing: str, where: str) -> 
     for name, kind, why, run in _UNANSWERED:
         if isinstance(error, getattr(botocore, name)):
             if kind in _PASSING:
-                return Unavailable(what, where=where, why=f"{why} ({type(error).__name__})", code=_FAULT_CODES[kind])
+                why = f"{why}{_endpoint(error)} ({type(error).__name__})"
+                return Unavailable(what, where=where, why=why, code=_FAULT_CODES[kind])
             code = "E106" if name == "NoRegionError" else _FAULT_CODES[kind]
             return Misconfigured(what, where=where, why=why, run=run, code=code)
     if isinstance(error, (botocore.BotoCoreError, ValueError)):
@@ -278,6 +280,15 @@ def _unanswered(error: BaseException, botocore: Any, doing: str, where: str) -> 
     if isinstance(error, errors()):
         return Unavailable(what, where=where, why=f"the connection failed ({type(error).__name__})", code="E120")
     raise error
+
+
+def _endpoint(error: BaseException) -> str:
+    """`: host:port`, where the client says whom it asked: nothing else of the address, which may hold a user."""
+    try:
+        address = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+        return f": {address.hostname}:{address.port or (443 if address.scheme == 'https' else 80)}" if address.hostname else ""
+    except ValueError:
+        return ""
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

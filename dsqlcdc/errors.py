@@ -12,8 +12,16 @@ Fault                      carries code, what, where, why, run (the next command
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
+
+_CONFIG = re.compile(r"\bCONFIG\b")
+
+
+def name_config(text: str, config: str) -> str:
+    """A text with the config file's name where it says CONFIG."""
+    return _CONFIG.sub(lambda _: config, text) if config else text
 
 
 class Fault(Exception):
@@ -37,6 +45,12 @@ class Fault(Exception):
         if self.run:
             text += f" Run: {self.run}"
         return text
+
+    def named(self, config: str) -> Self:
+        """This fault, with the file's name where it said CONFIG: whoever raised it did not know the name, whoever shows it does."""
+        self.why, self.run = name_config(self.why, config), name_config(self.run, config)
+        self.args = (str(self),)
+        return self
 
     def as_json(self) -> dict[str, str]:
         return {"code": f"DSQLCDC-{self.code}", "what": self.what, "where": self.where, "why": self.why, "run": self.run}

@@ -17,7 +17,7 @@ from dsqlcdc.core.ports import Checkpoint, Commit, Gap, Name
 from dsqlcdc.core.records import Mark
 from dsqlcdc.errors import Fault, Misconfigured, Unavailable
 from dsqlcdc.stores.dynamodb_items import HEAD, TOGETHER, DynamoItems, Item, Items
-from dsqlcdc.stores.head import ROOM, Content, Head, Kept, fit, joined, marks_of, named, read_content, read_head, write_content
+from dsqlcdc.stores.head import RESTORE, ROOM, Content, Head, Kept, fit, joined, marks_of, named, read_content, read_head, write_content
 from dsqlcdc.stores.hold import not_held
 from dsqlcdc.stores.memory_checkpoints import acknowledged
 from dsqlcdc.stores.progress import advance
@@ -69,7 +69,9 @@ class DynamoCheckpoints:
     async def hold(self, name: Name) -> None:
         """Become the one runner until `close`. Raises Held (E201), after having seen for some seconds that the holder lives."""
         if self._read_only:
-            raise Misconfigured("The state cannot be held", where=_pk(name), why="it was opened for reading only", code="E204")
+            raise Misconfigured(
+                "The state cannot be held", where=_pk(name), why="it was opened for reading only", run="dsqlcdc run CONFIG", code="E204"
+            )
         seat = self._seat(name)
         await seat.tenure.take()
         await self._sweep(seat)
@@ -90,7 +92,9 @@ class DynamoCheckpoints:
         """Store, durably and atomically, but for the passing of time alone (see IDLE). Raises Held once another has taken over: then, and
         whenever a mark would move back (Misconfigured, E205), nothing is stored."""
         if self._read_only:
-            raise Misconfigured("The state cannot be written", where=_pk(name), why="it was opened for reading only", code="E204")
+            raise Misconfigured(
+                "The state cannot be written", where=_pk(name), why="it was opened for reading only", run="dsqlcdc run CONFIG", code="E204"
+            )
         seat = self._seat(name)
         async with seat.tenure.lock:
             for _ in range(_TRIES):
@@ -228,7 +232,7 @@ class DynamoCheckpoints:
         known = seat.known.get(stream)
         content = known[1] if known is not None and known[0] == kept else await self._content(seat.pk, kept)
         if content is None:
-            raise Misconfigured("The state is damaged", where=seat.pk, why="a piece of the checkpoint is missing", code="E203")
+            raise Misconfigured("The state is damaged", where=seat.pk, why="a piece of the checkpoint is missing", run=RESTORE, code="E203")
         return content
 
     async def _content(self, pk: str, kept: Kept) -> Content | None:

@@ -16,6 +16,7 @@ from dsqlcdc.errors import Fault, Misconfigured, Unavailable
 log = logging.getLogger("dsqlcdc.dynamodb")
 
 HEAD = "head"
+_OTHERS = "dsqlcdc config show CONFIG, and give state.table a table of its own"
 TOGETHER = 100
 """Items of one transaction, by DynamoDB's limit."""
 _CREATING = 120  # looks at a table that is being made, a second apart
@@ -246,4 +247,6 @@ def _item(item: dict[str, Any]) -> Item:
         return Item(item["pk"]["S"], item["sk"]["S"], item["token"]["S"], int(item["version"]["N"]), bytes(item["body"]["B"]))
     except (KeyError, ValueError) as error:
         where = str(item.get("pk", {}).get("S", ""))
-        raise Misconfigured("The table holds what is no state of dsqlcdc", where=where, why=repr(error), code="E203") from error
+        raise Misconfigured(
+            "The table holds what is no state of dsqlcdc", where=where, why=repr(error), run=_OTHERS, code="E203"
+        ) from error

@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from os import PathLike
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -176,7 +176,7 @@ def _write(draft: Path, body: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def _alone(directory: Path) -> Generator[None, None, None]:
     """Nobody else amends or moves letters of this directory meanwhile, in this process or another. The lock ends with its process."""
     try:
         handle = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

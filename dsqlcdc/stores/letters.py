@@ -35,7 +35,8 @@ def unreadable(broken: Sequence[tuple[str, ValueError]], where: str) -> Misconfi
     named = "; ".join(f"{name}: {error}" for name, error in broken[:_NAMED])
     more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     what = f"{len(broken)} dead letter{'s' if len(broken) > 1 else ''} cannot be read"
-    return Misconfigured(what, where=where, why=named + more, code="E202" if newer else "E207")
+    run = "pip install --upgrade dsqlcdc" if newer else "dsqlcdc dead list CONFIG, once they are moved away or restored"
+    return Misconfigured(what, where=where, why=named + more, run=run, code="E202" if newer else "E207")
 
 
 def name_of(letter: DeadLetter) -> str:
