@@ -19,11 +19,6 @@ from typing import ClassVar, Self
 _CONFIG = re.compile(r"\bCONFIG\b")
 
 
-def name_config(text: str, config: str) -> str:
-    """A text with the config file's name where it says CONFIG."""
-    return _CONFIG.sub(lambda _: config, text) if config else text
-
-
 class Fault(Exception):
     """Base of all errors that users see: `DSQLCDC-E012 what, where: why. Run: the next command`."""
 
@@ -48,9 +43,14 @@ class Fault(Exception):
 
     def named(self, config: str) -> Self:
         """This fault, with the file's name where it said CONFIG: whoever raised it did not know the name, whoever shows it does."""
-        self.why, self.run = name_config(self.why, config), name_config(self.run, config)
+        self.why, self.run = self.name_config(self.why, config), self.name_config(self.run, config)
         self.args = (str(self),)
         return self
+
+    @staticmethod
+    def name_config(text: str, config: str) -> str:
+        """A text with the config file's name where it says CONFIG; as it is where the name is ""."""
+        return _CONFIG.sub(lambda _: config, text) if config else text
 
     def as_json(self) -> dict[str, str]:
         return {"code": f"DSQLCDC-{self.code}", "what": self.what, "where": self.where, "why": self.why, "run": self.run}

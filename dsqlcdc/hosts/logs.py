@@ -11,7 +11,7 @@ from typing import Literal, TextIO
 
 import orjson
 
-from dsqlcdc.errors import Fault, name_config
+from dsqlcdc.errors import Fault
 
 __all__ = ["setup"]
 
@@ -44,7 +44,7 @@ class _Scrubber:
             text = self._known.sub("***", text)
         for pattern, instead in _SCRUBBED:
             text = pattern.sub(instead, text)
-        return name_config(text, self._config)
+        return Fault.name_config(text, self._config)
 
 
 class TextFormatter(logging.Formatter):

@@ -126,7 +126,7 @@ def watching(world: World) -> Iterator[Watch]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(480)  # 80 s on a quiet machine
+@pytest.mark.timeout(900)  # 70 s of both cores: minutes on a busy machine
 def test_nothing_is_lost_and_no_id_has_two_bodies_over_twenty_kills_and_rivals(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +155,7 @@ def test_nothing_is_lost_and_no_id_has_two_bodies_over_twenty_kills_and_rivals(
                 if kill in (4, 12):
                     world.commit(10, oversize=1)
             holder.command.kill()
-        world.once(within=90).expect(0)
+        world.once(within=240).expect(0)
     assert watch.back == []
     assert watch.looks > KILLS
     assert watch.moves > KILLS
