@@ -17,7 +17,7 @@ from dsqlcdc.config import Config
 from dsqlcdc.contract import Sink
 from dsqlcdc.core.mask import Masked, Masks
 from dsqlcdc.core.pipeline import Pipeline, Recipe
-from dsqlcdc.core.ports import CheckpointStore, FragmentStore, Name
+from dsqlcdc.core.ports import CheckpointStore, FragmentStore, Name, ResettableStore
 from dsqlcdc.core.route import Route
 from dsqlcdc.core.tables import Model, Rule, Tables
 from dsqlcdc.core.telemetry import Status
@@ -60,7 +60,7 @@ def aws_of(config: Config) -> Aws:
     return Aws(region=config.aws.region, profile=config.aws.profile, endpoint_url=config.aws.endpoint_url)
 
 
-def open_checkpoints(config: Config, *, read_only: bool = False) -> CheckpointStore:
+def open_checkpoints(config: Config, *, read_only: bool = False) -> ResettableStore:
     """The checkpoint store of a config. `read_only` makes no file: a state that is not there yet reads as empty."""
     if config.state.type == "memory":
         return MemoryCheckpoints()

@@ -8,10 +8,11 @@ import importlib
 import json
 import os
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from enum import Enum
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -121,7 +122,8 @@ CODES: Mapping[str, Kind] = _codes(
             InternalFailure InternalServerException InternalServerError InternalError InternalFailureException ServiceUnavailable
             ServiceUnavailableException Unavailable RequestTimeout RequestTimeoutException OperationAborted ConditionalRequestConflict
             ConflictException ResourceInUseException TransactionConflictException ReplicatedWriteConflictException DependencyTimeout
-            ServiceException ExpiredIteratorException ExpiredNextTokenException BadDigest IncompleteBody XAmzContentChecksumMismatch""",
+            ServiceException ExpiredIteratorException ExpiredNextTokenException BadDigest IncompleteBody XAmzContentChecksumMismatch
+            TransactionConflict""",
         Kind.EXPIRED: "ExpiredToken ExpiredTokenException RequestExpired RequestTimeTooSkewed TokenRefreshRequired",
         Kind.DENIED: """
             AccessDenied AccessDeniedException AllAccessDisabled KMSAccessDeniedException UnauthorizedOperation NotAuthorized
@@ -135,6 +137,7 @@ CODES: Mapping[str, Kind] = _codes(
             MissingAction InvalidAction UnknownOperationException UnknownOperation SerializationException InvalidBucketName
             PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException MalformedPolicyDocument MalformedXML
             MethodNotAllowed NotImplemented EntityTooLarge KeyTooLongError PreconditionFailed ConditionalCheckFailedException
+            ConditionalCheckFailed TransactionCanceledException ItemCollectionSizeLimitExceeded
             ServiceQuotaExceededException KMSDisabledException KMSInvalidStateException KMSOptInRequired InvalidObjectState
             DryRunOperationException
             ItemCollectionSizeLimitExceededException""",
@@ -170,9 +173,14 @@ _PASSING = (Kind.THROTTLED, Kind.BUSY, Kind.EXPIRED)
 
 
 def error_code(error: BaseException) -> str:
-    """The service's error code, "" for what is not an answer of the service."""
-    response = getattr(error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    """The service's error code, of a cancelled transaction the first reason's; "" for what is not an answer of the service."""
+    response: Any = getattr(error, "response", None)
+    if not isinstance(response, dict):
+        return ""
+    answer: dict[str, Any] = response  # pyright: ignore[reportUnknownVariableType]
+    reasons: Sequence[dict[str, Any]] = answer.get("CancellationReasons") or ()
+    code = next((reason["Code"] for reason in reasons if reason.get("Code", "None") != "None"), "")
+    return str(code or answer.get("Error", {}).get("Code", ""))
 
 
 def translate(error: BaseException, *, doing: str, where: str) -> Fault:
@@ -261,7 +269,8 @@ def _unanswered(error: BaseException, botocore: Any, doing: str, where: str) -> 
     for name, kind, why, run in _UNANSWERED:
         if isinstance(error, getattr(botocore, name)):
             if kind in _PASSING:
-                return Unavailable(what, where=where, why=f"{why} ({type(error).__name__})", code=_FAULT_CODES[kind])
+                why = f"{why}{_endpoint(error)} ({type(error).__name__})"
+                return Unavailable(what, where=where, why=why, code=_FAULT_CODES[kind])
             code = "E106" if name == "NoRegionError" else _FAULT_CODES[kind]
             return Misconfigured(what, where=where, why=why, run=run, code=code)
     if isinstance(error, (botocore.BotoCoreError, ValueError)):
@@ -271,6 +280,15 @@ def _unanswered(error: BaseException, botocore: Any, doing: str, where: str) -> 
     if isinstance(error, errors()):
         return Unavailable(what, where=where, why=f"the connection failed ({type(error).__name__})", code="E120")
     raise error
+
+
+def _endpoint(error: BaseException) -> str:
+    """`: host:port`, where the client says whom it asked: nothing else of the address, which may hold a user."""
+    try:
+        address = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+        return f": {address.hostname}:{address.port or (443 if address.scheme == 'https' else 80)}" if address.hostname else ""
+    except ValueError:
+        return ""
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -287,10 +305,11 @@ _NOT_AUTHORIZED = re.compile(
 )
 _PREFIXES: Mapping[str, str] = {
     "kinesis": "ListShards GetRecords GetShardIterator DescribeStreamSummary SubscribeToShard UpdateMaxRecordSize PutRecords",
-    "dynamodb": "GetItem PutItem UpdateItem DeleteItem Query Scan BatchGetItem BatchWriteItem TransactWriteItems DescribeTable CreateTable",
+    "dynamodb": "GetItem PutItem UpdateItem DeleteItem Query Scan BatchGetItem BatchWriteItem DescribeTable CreateTable",
     "dsql": "CreateStream GetStream ListStreams DeleteStream GetCluster",
     "iam": "GetRole CreateRole PutRolePolicy GetRolePolicy UpdateAssumeRolePolicy",
 }
+_OTHERWISE = {"TransactWriteItems": "dynamodb:PutItem"}  # the actions of what is in it
 _S3_ACTIONS = {"HeadBucket": "ListBucket", "ListObjectsV2": "ListBucket", "ListObjects": "ListBucket", "HeadObject": "GetObject"}
 
 
@@ -300,6 +319,8 @@ def _denied(code: str, operation: str, message: str) -> tuple[str, str]:
     found = _NOT_AUTHORIZED.search(message)
     if found:
         return found[1], (found[2] or "").rstrip(".")
+    if operation in _OTHERWISE:
+        return _OTHERWISE[operation], ""
     for prefix, operations in _PREFIXES.items():
         if operation in operations.split():
             return f"{prefix}:{operation}", ""

@@ -12,8 +12,11 @@ Fault                      carries code, what, where, why, run (the next command
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
+
+_CONFIG = re.compile(r"\bCONFIG\b")
 
 
 class Fault(Exception):
@@ -37,6 +40,17 @@ class Fault(Exception):
         if self.run:
             text += f" Run: {self.run}"
         return text
+
+    def named(self, config: str) -> Self:
+        """This fault, with the file's name where it said CONFIG: whoever raised it did not know the name, whoever shows it does."""
+        self.why, self.run = self.name_config(self.why, config), self.name_config(self.run, config)
+        self.args = (str(self),)
+        return self
+
+    @staticmethod
+    def name_config(text: str, config: str) -> str:
+        """A text with the config file's name where it says CONFIG; as it is where the name is ""."""
+        return _CONFIG.sub(lambda _: config, text) if config else text
 
     def as_json(self) -> dict[str, str]:
         return {"code": f"DSQLCDC-{self.code}", "what": self.what, "where": self.where, "why": self.why, "run": self.run}

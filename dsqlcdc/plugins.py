@@ -11,6 +11,7 @@ from dsqlcdc.contract import Context, Sink
 from dsqlcdc.errors import ConfigError
 
 GROUP = "dsqlcdc.sinks"
+_LINT = "dsqlcdc config lint CONFIG"
 
 SinkFactory = Callable[[Mapping[str, Any], Context], Sink]
 """`factory(options, context)`: checks the options, does no I/O, raises ValueError. See dsqlcdc.contract.Context."""
@@ -33,19 +34,22 @@ def sink_factory(type: str) -> SinkFactory:
         near = get_close_matches(type, known, n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
-            f"there is no sink type {type!r}", why=f"the types are {', '.join(known) or 'none: nothing is installed'}{hint}", code="E014"
+            f"there is no sink type {type!r}",
+            why=f"the types are {', '.join(known) or 'none: nothing is installed'}{hint}",
+            run=_LINT,
+            code="E014",
         )
     if len(points) > 1:
         offers = " and ".join(sorted(f"{package} ({value})" for value, package in points))
-        raise ConfigError(f"two plugins offer the sink type {type!r}", why=f"{offers}: uninstall one of them", code="E015")
+        raise ConfigError(f"two plugins offer the sink type {type!r}", why=f"{offers}: uninstall one of them", run="pip list", code="E015")
     (point,) = points.values()
     try:
         factory = point.load()
     except (ImportError, AttributeError, SyntaxError) as error:
         why = f"{point.value} of {_package(point)} cannot be loaded: {error}"
-        raise ConfigError(f"the plugin of sink type {type!r} is broken", why=why, code="E016") from error
+        raise ConfigError(f"the plugin of sink type {type!r} is broken", why=why, run=_LINT, code="E016") from error
     if not callable(factory):
-        raise ConfigError(f"the plugin of sink type {type!r} is broken", why=f"{point.value} is not callable", code="E016")
+        raise ConfigError(f"the plugin of sink type {type!r} is broken", why=f"{point.value} is not callable", run=_LINT, code="E016")
     return cast(SinkFactory, factory)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -95,7 +96,7 @@ def invoke(arguments: Sequence[str]) -> int:
         flush()
         return code if isinstance(code, int) else 0
     except Fault as fault:
-        report(fault, as_json)
+        report(fault, as_json, _config_of(arguments))
         return exit_code(fault)
     except TyperException as error:
         report(_usage(error), as_json)
@@ -114,9 +115,15 @@ def exit_code(fault: Fault) -> int:
     return 3 if isinstance(fault, Lost) else 1
 
 
-def report(fault: Fault, as_json: bool) -> None:
-    """Say a fault on stderr: every finding of a config's."""
-    findings = fault.findings if isinstance(fault, ConfigError) else (fault,)
+def _config_of(arguments: Sequence[str]) -> str:
+    """The config file of a command line: the last of its words that is a file; "" where there is none."""
+    return next((word for word in reversed(arguments) if not word.startswith("-") and Path(word).is_file()), "")
+
+
+def report(fault: Fault, as_json: bool, config: str = "") -> None:
+    """Say a fault on stderr: every finding of a config's. `config`: the file's name, where it is known."""
+    findings = [finding.named(config) for finding in (fault.findings if isinstance(fault, ConfigError) else (fault,))]
+    fault.named(config)
     if as_json:
         body: dict[str, Any] = {"error": fault.as_json()}
         if isinstance(fault, ConfigError):

@@ -53,7 +53,8 @@ def reset(
     """Set the checkpoint of a sink to another place in the stream. Refused while the sink runs.
 
     Shows by shard from where to where, and what is repeated or skipped; what is skipped becomes a gap. What is read again and still
-    remembered (`lateness`) counts as duplicate, unless --forget; a sink that knows what it holds, as S3, takes nothing twice in any case.
+    remembered (`lateness`) counts as duplicate, unless --forget or the state is in DynamoDB, which remembers nothing; a sink that knows
+    what it holds, as S3, takes nothing twice in any case.
     """
     import asyncio
 
@@ -138,7 +139,7 @@ async def _reset(
         done = False
         if not as_json:
             emit(_table(planned))
-            _talk(config, planned, forget)
+            _talk(config, planned, forgotten=forget or not store.remembers)
         if dry_run:
             say("A dry run: nothing was changed.")
         elif not asked("Reset the checkpoint?", f"dsqlcdc checkpoint reset {config.path} --sink {sink} --to …", yes=yes):
@@ -158,20 +159,17 @@ async def _reset(
 
 def _resettable(config: Config) -> ResettableStore:
     from dsqlcdc.assemble import open_checkpoints
-    from dsqlcdc.core.ports import ResettableStore
 
-    store = None if config.state.type == "memory" else open_checkpoints(config)
-    if not isinstance(store, ResettableStore):
-        why = "what is kept in memory ends with its process" if store is None else "this store cannot do it yet"
-        run = f"dsqlcdc status {config.path}"
-        raise ConfigError("these checkpoints cannot be reset", where=f"state of type {config.state.type!r}", why=why, run=run, code="E096")
-    return store
+    if config.state.type == "memory":
+        why, run = "what is kept in memory ends with its process", f"dsqlcdc status {config.path}"
+        raise ConfigError("these checkpoints cannot be reset", where="state of type 'memory'", why=why, run=run, code="E096")
+    return open_checkpoints(config)
 
 
-def _talk(config: Config, planned: Sequence[Move], forget: bool) -> None:
-    """What the moves mean, to stderr."""
+def _talk(config: Config, planned: Sequence[Move], *, forgotten: bool) -> None:
+    """What the moves mean, to stderr. `forgotten`: what was delivered behind the new place is not remembered."""
     repeats = [move for move in planned if move.effect == "repeats"]
-    if repeats and forget:
+    if repeats and forgotten:
         say("What was delivered is forgotten and delivered again, but by a sink that knows what it holds (s3), and but for oversized rows.")
     elif repeats:
         say(

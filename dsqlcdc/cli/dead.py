@@ -142,7 +142,7 @@ async def _list(config: Config, wanted: Filter, most: int | None, as_json: bool)
     finally:
         await store.close()
     flush()
-    say("No dead letters." if not shown else f"{shown} dead letter{'s' if shown > 1 else ''}.")
+    say(wanted.none() if not shown else f"{shown} dead letter{'s' if shown > 1 else ''}.")
 
 
 async def _one(config: Config, name: str, path: str) -> tuple[str, DeadLetter]:
@@ -154,7 +154,9 @@ async def _one(config: Config, name: str, path: str) -> tuple[str, DeadLetter]:
         except KeyError:
             near = [(found, letter) async for found, letter in letters(store, config, Filter()) if name in found]
         except ValueError as error:
-            raise Misconfigured("this dead letter cannot be read", where=name, why=str(error), code="E093") from error
+            raise Misconfigured(
+                "this dead letter cannot be read", where=name, why=str(error), run=f"dsqlcdc dead list {path}", code="E093"
+            ) from error
     finally:
         await store.close()
     if not near:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dsqlcdc.cli.output import columns, emit, emit_json, moment, say
+from dsqlcdc.cli.selection import asked
 from dsqlcdc.cli.shape import AsJson, Yes, application
 from dsqlcdc.errors import ConfigError
 
@@ -25,29 +25,43 @@ def gaps(
     words: Annotated[
         list[str], typer.Argument(metavar="[ack ID] CONFIG", help="The config file; `ack ID` before it acknowledges.", show_default=False)
     ],
+    every: Annotated[bool, typer.Option("--all", help="With ack and without an ID: every gap that is not acknowledged.")] = False,
+    kind: Annotated[str, typer.Option(help="Only this kind: trimmed, incomplete, reset, replaced.", show_default=False)] = "",
+    sink: Annotated[str, typer.Option(help="Only this sink's.", show_default=False)] = "",
     reason: Annotated[str, typer.Option(help="Why this gap needs no more attention; needed by ack.", show_default=False)] = "",
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """List what may have been lost, with bounds and the remedy. Exits 3 where a gap is not acknowledged.
 
-    `gaps ack ID CONFIG --reason "…"` acknowledges one: the pipeline then starts behind it.
+    `gaps ack ID CONFIG --reason "…"` acknowledges one: the pipeline then starts behind it. `gaps ack --all CONFIG --reason "…"` acknowledges
+    all that --kind and --sink let through.
     """
     import asyncio
 
     from dsqlcdc.config import load
 
-    if len(words) == 1:
-        code = asyncio.run(_list(load(Path(words[0])), words[0], as_json))
-    elif len(words) == 3 and words[0] == "ack":
-        code = asyncio.run(_ack(load(Path(words[2])), words[1], words[2], reason.strip(), yes=yes, as_json=as_json))
-    else:
-        raise ConfigError("these are not the arguments of `gaps`", why=" ".join(words), run="dsqlcdc gaps --help", code="E090")
+    match words:
+        case ["ack", id, path] if not (every or kind or sink):
+            code = asyncio.run(_ack(load(Path(path)), id, path, reason.strip(), yes=yes, as_json=as_json))
+        case ["ack", path] if every:
+            filters = "".join(f" --{name} {value}" for name, value in (("kind", kind), ("sink", sink)) if value)
+            wanted = _wanted(kind, sink)
+            code = asyncio.run(_ack_all(load(Path(path)), wanted, f"--all {path}{filters}", reason.strip(), yes=yes, as_json=as_json))
+        case [path] if path != "ack" and not every:
+            code = asyncio.run(_list(load(Path(path)), _wanted(kind, sink), path, as_json))
+        case _:
+            why = " ".join([*words, *(["--all"] if every else [])])
+            raise ConfigError("these are not the arguments of `gaps`", why=why, run="dsqlcdc gaps --help", code="E090")
     raise typer.Exit(code)
 
 
-async def _list(config: Config, path: str, as_json: bool) -> int:
-    found = await _stored(config)
+def _wanted(kind: str, sink: str) -> Callable[[Gap], bool]:
+    return lambda gap: kind in ("", gap.kind) and sink in ("", gap.sink)
+
+
+async def _list(config: Config, wanted: Callable[[Gap], bool], path: str, as_json: bool) -> int:
+    found = [gap for gap in await _stored(config) if wanted(gap)]
     if as_json:
         for gap in found:
             emit_json(plain(gap))
@@ -83,10 +97,7 @@ async def _ack(config: Config, id: str, path: str, reason: str, *, yes: bool, as
         raise ConfigError("no such gap", where=f"pipeline {config.pipeline}", why=id, run=f"dsqlcdc gaps {path}", code="E091")
     if not gap.acked and not yes:
         say(_table([gap]))
-        again = f"dsqlcdc gaps ack {id} {path} --reason '…'"
-        if not sys.stdin.isatty():
-            raise ConfigError("this asks, and nobody is there to answer", run=f"{again} --yes", code="E090")
-        if not typer.confirm("Acknowledge this gap? The pipeline goes on behind it.", err=True):
+        if not asked("Acknowledge this gap? The pipeline goes on behind it.", f"dsqlcdc gaps ack {id} {path} --reason '…'", yes=False):
             say("Nothing was changed.")
             return 0
     store = open_checkpoints(config)
@@ -101,6 +112,40 @@ async def _ack(config: Config, id: str, path: str, reason: str, *, yes: bool, as
     else:
         say(f"{id} is acknowledged.")
     return 0
+
+
+async def _ack_all(config: Config, wanted: Callable[[Gap], bool], words: str, reason: str, *, yes: bool, as_json: bool) -> int:
+    """Shown whole, then acknowledged one by one: stopped anywhere, the rest is still there."""
+    import time
+
+    from dsqlcdc.assemble import open_checkpoints
+
+    again = f"dsqlcdc gaps ack {words} --reason '…'"
+    if not reason:
+        raise ConfigError("a gap is acknowledged with a reason", run=again, code="E090")
+    found = [gap for gap in await _stored(config) if not gap.acked and wanted(gap)]
+    if not found:
+        say("No gaps to acknowledge.")
+        return 0
+    say(_table(found))
+    if not asked(f"Acknowledge {_gaps(len(found))}? The pipeline goes on behind them.", again, yes=yes):
+        say("Nothing was changed.")
+        return 0
+    store, done = open_checkpoints(config), 0
+    try:
+        for gap in found:
+            acked = await store.ack_gap(config.pipeline, gap.id, reason, time.time())
+            done += 1
+            if as_json:
+                emit_json(plain(acked))
+    finally:
+        await store.close()
+        say(f"{done} of {_gaps(len(found))} acknowledged.")
+    return 0
+
+
+def _gaps(count: int) -> str:
+    return f"{count} gap{'s' if count > 1 else ''}"
 
 
 def remedy(gap: Gap) -> str:

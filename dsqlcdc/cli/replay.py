@@ -14,7 +14,7 @@ import msgspec
 
 from dsqlcdc.assemble import make_sink, make_tables
 from dsqlcdc.cli.output import emit, emit_json, printable, say
-from dsqlcdc.cli.selection import Filter, asked, letters, open_box
+from dsqlcdc.cli.selection import Filter, asked, letters, open_letters
 from dsqlcdc.contract import Change, Outcome, Sink
 from dsqlcdc.core.backoff import Backoff
 from dsqlcdc.core.patience import Patience
@@ -228,13 +228,13 @@ class Replaying:
 
 async def replay(config: Config, wanted: Filter, *, dry_run: bool, yes: bool, rate: int, deadline: float, as_json: bool) -> int:
     """The command. Its exit code: 0, or 4 where letters stay."""
-    box = open_box(config)
+    box = open_letters(config)
     try:
         work = Replaying(config, box, rate=rate, deadline=deadline, as_json=as_json)
         planned = await work.plan(wanted)
         total = sum(len(one.names) for one in planned)
         if not total:
-            say("No dead letters.")
+            say(wanted.none())
             return 0
         if dry_run:
             _show(planned, as_json)
@@ -262,11 +262,11 @@ async def replay(config: Config, wanted: Filter, *, dry_run: bool, yes: bool, ra
 
 async def discard(config: Config, wanted: Filter, reason: str, *, dry_run: bool, yes: bool, as_json: bool) -> int:
     """The command. Letters are moved one by one: stopped anywhere, the rest is still there."""
-    box = open_box(config)
+    box = open_letters(config)
     try:
         names = [name async for name, _ in letters(box, config, wanted)]
         if not names:
-            say("No dead letters.")
+            say(wanted.none())
             return 0
         if not dry_run:
             if not reason:

@@ -42,13 +42,15 @@ def run(
 
     patience = _seconds(deadline, 300.0 if once else None)
     loaded = load(config)
-    logs.setup(log, log_level, secrets=[secret for sink in loaded.sinks.values() for secret in secrets_of(sink.options)])
+    logs.setup(
+        log, log_level, secrets=[secret for sink in loaded.sinks.values() for secret in secrets_of(sink.options)], config=str(config)
+    )
     watchers = watchers_of(loaded, once, plain or log == "json" or as_json)
     try:
         result = asyncio.run(daemon.run(loaded, once=once, deadline=patience, watchers=watchers))
     except asyncio.CancelledError:
         raise typer.Exit(130) from None
-    _tell(result, as_json)
+    _tell(result, str(config), as_json)
     raise typer.Exit(result.exit_code)
 
 
@@ -70,7 +72,7 @@ def watchers_of(config: Config, once: bool, plain: bool) -> list[Watcher]:
     from dsqlcdc.hosts import display
 
     def shown(assembly: Assembly) -> AbstractAsyncContextManager[Any]:
-        return display.display(assembly.statuses, live=False if plain else None, every=5.0 if once else 60.0)
+        return display.display(assembly.statuses, live=False if plain else None, every=5.0 if once else 60.0, config=str(config.path))
 
     def served(assembly: Assembly) -> AbstractAsyncContextManager[Any]:
         from dsqlcdc.hosts import http  # a web server costs half a second to import: only where one is wanted
@@ -81,7 +83,7 @@ def watchers_of(config: Config, once: bool, plain: bool) -> list[Watcher]:
     return [served, shown] if config.http is not None else [shown]
 
 
-def _tell(result: Result, as_json: bool) -> None:
+def _tell(result: Result, config: str, as_json: bool) -> None:
     if as_json:
         emit_json(result.summary())
         return
@@ -91,6 +93,6 @@ def _tell(result: Result, as_json: bool) -> None:
     for sink, fault in result.faults.items():
         say(f"{sink}: {fault}")
     if result.gaps:
-        say(f"{result.gaps} unacknowledged gaps: changes may have been lost. Run: dsqlcdc gaps CONFIG")
+        say(f"{result.gaps} unacknowledged gaps: changes may have been lost. Run: dsqlcdc gaps {config}")
     if result.exit_code == 4:
-        say("dead letters were written. Run: dsqlcdc dead list CONFIG")
+        say(f"dead letters were written. Run: dsqlcdc dead list {config}")

@@ -11,7 +11,7 @@ from dsqlcdc.errors import ConfigError
 
 if TYPE_CHECKING:
     from dsqlcdc.config import Config
-    from dsqlcdc.core.ports import DeadLetter, DeadLetterStore, LetterBox
+    from dsqlcdc.core.ports import DeadLetter, LetterBox
 
 SinkFilter = Annotated[
     str, typer.Option("--sink", help="Only letters of this sink; '-' for records that were bad before any.", show_default=False)
@@ -29,16 +29,27 @@ class Filter:
     def __init__(self, sink: str = "", table: str = "", code: str = "", since: str = "") -> None:
         self.sink, self.table, self.code = sink, table, code
         self.since = since_of(since, "dead list") if since else 0.0
+        self._met: dict[str, int] = {}
 
     def __call__(self, letter: DeadLetter) -> bool:
         from fnmatch import fnmatchcase
 
+        self._met[letter.code] = self._met.get(letter.code, 0) + 1
         return (
             (not self.sink or letter.sink == ("" if self.sink == "-" else self.sink))
             and (not self.code or letter.code == self.code)
             and letter.arrived >= self.since
             and (not self.table or fnmatchcase(table_of(letter), self.table))
         )
+
+    def none(self) -> str:
+        """What to say where no letter was let through."""
+        if not self._met:
+            return "No dead letters."
+        if self.code and self.code not in self._met:
+            return f"No dead letter has the code {self.code!r}. The codes there are: {', '.join(sorted(self._met))}."
+        count = sum(self._met.values())
+        return f"The filters let none of {count} dead letter{'s' if count > 1 else ''} through."
 
 
 def table_of(letter: DeadLetter) -> str:
@@ -47,28 +58,17 @@ def table_of(letter: DeadLetter) -> str:
     return f"{schema}.{table}" if schema and table else ""
 
 
-async def letters(store: DeadLetterStore, config: Config, wanted: Filter) -> AsyncIterator[tuple[str, DeadLetter]]:
+async def letters(store: LetterBox, config: Config, wanted: Filter) -> AsyncIterator[tuple[str, DeadLetter]]:
     """This pipeline's letters that are wanted: a directory may hold several pipelines'."""
     async for name, letter in store.letters():
         if letter.pipeline == config.pipeline and wanted(letter):
             yield name, letter
 
 
-def open_letters(config: Config) -> DeadLetterStore:
+def open_letters(config: Config) -> LetterBox:
     from dsqlcdc.assemble import open_dead_letters
 
     return open_dead_letters(config)
-
-
-def open_box(config: Config) -> LetterBox:
-    """The dead letters, to be dealt with. Raises ConfigError (E094) where they are kept in a store that cannot move them."""
-    from dsqlcdc.core.ports import LetterBox
-
-    store = open_letters(config)
-    if not isinstance(store, LetterBox):
-        where = f"dead_letters of type {config.dead_letters.type!r}"
-        raise ConfigError("these dead letters cannot be dealt with yet", where=where, run=f"dsqlcdc dead list {config.path}", code="E094")
-    return store
 
 
 def since_of(text: str, command: str, option: str = "--since") -> float:

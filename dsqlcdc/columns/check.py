@@ -49,6 +49,9 @@ class Place(msgspec.Struct, frozen=True):
     optional: bool
 
 
+_LINT = "dsqlcdc config lint CONFIG"
+
+
 def load_model(path: str, directory: str | None = None) -> type[BaseModel]:
     """Import the row model that `path` names, as in "shop.models:Order", and check it.
 
@@ -56,7 +59,7 @@ def load_model(path: str, directory: str | None = None) -> type[BaseModel]:
     """
     module_name, colon, name = path.partition(":")
     if not (module_name and colon and name):
-        raise ConfigError(f"model {path!r} is no import path", why="it reads module:Class, like shop.models:Order", code="E070")
+        raise ConfigError(f"model {path!r} is no import path", why="it reads module:Class, like shop.models:Order", run=_LINT, code="E070")
     if directory is not None and directory not in sys.path:
         sys.path.append(directory)
     try:
@@ -82,7 +85,7 @@ def places_of(model: Any) -> tuple[Place, ...]:
     """The fields of a checked model, in order. Raises ConfigError like check_model."""
     where = f"model {getattr(model, '__module__', '?')}:{getattr(model, '__qualname__', type(model).__name__)}"
     if not (isinstance(model, type) and issubclass(model, BaseModel)) or issubclass(model, RootModel):
-        raise ConfigError("a row model is a pydantic model", where=where, why="derive it from dsqlcdc.columns.Row", code="E071")
+        raise ConfigError("a row model is a pydantic model", where=where, why="derive it from dsqlcdc.columns.Row", run=_LINT, code="E071")
     return _places(model, where)
 
 
@@ -93,7 +96,7 @@ def _places(model: type[BaseModel], where: str) -> tuple[Place, ...]:
             model.model_rebuild()
         except NameError as error:
             why = f"it names what is not defined: {error.name}"
-            raise ConfigError("the row model is not complete", where=where, why=why, code="E071") from error
+            raise ConfigError("the row model is not complete", where=where, why=why, run=_LINT, code="E071") from error
     faults = _config_faults(model, where)
     places: list[Place] = []
     for attribute, field in model.model_fields.items():
@@ -106,7 +109,7 @@ def _places(model: type[BaseModel], where: str) -> tuple[Place, ...]:
         faults.append(_fault(f"two fields read the column {twice!r}", where, "give each field a column of its own"))
     if faults:
         first = faults[0]
-        raise ConfigError(first.what, where=where, why=first.why, code="E072", findings=faults)
+        raise ConfigError(first.what, where=where, why=first.why, run=_LINT, code="E072", findings=faults)
     return tuple(places)
 
 
@@ -116,7 +119,7 @@ def allows_null(annotation: Any) -> bool:
 
 
 def _fault(what: str, where: str, why: str) -> Fault:
-    return Fault(what, where=where, why=why, code="E072")
+    return Fault(what, where=where, why=why, run=_LINT, code="E072")
 
 
 def _config_faults(model: type[BaseModel], where: str) -> list[Fault]:

@@ -29,7 +29,6 @@ _KINDS = {
     "list_type": ("a list is expected", "Write [ ] around it"),
     "path_type": ("a path is expected", "Put quotes around it"),
     "string_too_short": ("it is empty", ""),
-    "too_short": ("it is empty", "Name at least one, or leave the key out"),
 }
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
@@ -44,13 +43,15 @@ def explain(
 ) -> None:
     """Report each error of a validation whose data stands at `base`. `also`: further keys that are known there."""
     for error in errors:
+        if error["type"] == "too_short" and error["input"]:
+            continue  # pydantic counts what was left when bad items were out, and each of those has its own finding
         path = (*base, *error["loc"])
-        _explain(error, findings, path, _keys(model, error["loc"][:-1]) + (tuple(also) if len(error["loc"]) == 1 else ()))
+        _explain(error, findings, path, _keys(model, error["loc"][:-1]) + (tuple(also) if len(error["loc"]) == 1 else ()), model)
 
 
-def _explain(error: ErrorDetails, findings: Findings, path: Path, keys: tuple[str, ...]) -> None:
+def _explain(error: ErrorDetails, findings: Findings, path: Path, keys: tuple[str, ...], model: type[BaseModel] | None) -> None:
     kind, context = error["type"], error.get("ctx", {})
-    name = str(path[-1]) if path else ""
+    name = _name(path)
     match kind:
         case "extra_forbidden":
             why = f"the keys here are {', '.join(keys)}" if keys else "no keys are known here"
@@ -67,10 +68,27 @@ def _explain(error: ErrorDetails, findings: Findings, path: Path, keys: tuple[st
             findings.at("E013", path, f"a wrong value for {name!r}", why=_pattern(name, str(context.get("pattern", ""))))
         case "value_error":
             _value(error, findings, path)
+        case "too_short":
+            fix = "Name at least one" if _required(model, error["loc"]) else "Name at least one, or leave the key out"
+            example = ", as in lake: {type: s3, bucket: NAME}" if path == ("sinks",) else ""
+            findings.at("E013", path, f"a wrong value for {name!r}", why="it is empty", fix=fix + example)
         case _:
             why, fix = _KINDS.get(kind, (error["msg"], ""))
             at = path[:-1] if path and path[-1] == "[key]" else path
-            findings.at("E013", at, f"a wrong value for {str(at[-1]) if at else 'the file'!r}", why=why, fix=fix)
+            findings.at("E013", at, f"a wrong value for {_name(at)!r}", why=why, fix=fix)
+
+
+def _name(path: Path) -> str:
+    """How a place is called: by its key; an item of a list by its list's."""
+    return next((part for part in reversed(path) if isinstance(part, str)), "the file")
+
+
+def _required(model: type[BaseModel] | None, path: Sequence[str | int]) -> bool:
+    """Has the key at this place no default?"""
+    here: Any = model
+    for part in path[:-1]:
+        here = _step(here, part)
+    return any(one.model_fields[str(path[-1])].is_required() for one in _models(here) if path[-1] in one.model_fields)
 
 
 def _choice(error: ErrorDetails, findings: Findings, path: Path) -> None:
@@ -80,7 +98,7 @@ def _choice(error: ErrorDetails, findings: Findings, path: Path) -> None:
     else:
         given = error["input"]
     words = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags") or ""))
-    at = next((part for part in reversed(path) if isinstance(part, str)), "")
+    at = _name(path)
     shown = f"{given!r} is" if isinstance(given, str) else "this is"
     findings.at("E012", path, f"{shown} not a choice of {at!r}", why=f"choices: {', '.join(words)}", fix=nearest(given, words))
 
@@ -96,7 +114,7 @@ def _value(error: ErrorDetails, findings: Findings, path: Path) -> None:
     text = str(error.get("ctx", {}).get("error", error["msg"]))
     is_key = bool(path) and path[-1] == "[key]"
     at = path[:-1] if is_key else path
-    name = str(at[-1]) if at else "the file"
+    name = _name(at)
     if text.startswith("choices: "):
         given = error["input"]
         words = re.findall(r"[a-z_]+", text.removeprefix("choices: ").split(", or ")[0])

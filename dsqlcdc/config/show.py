@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from dsqlcdc.config.resolved import Config, SinkConfig
 from dsqlcdc.options import StrictOptions, unit_of
+from dsqlcdc.plugins import sink_class, sink_factory
 from dsqlcdc.units import format_duration, format_size
 
 MASK = "***"
@@ -90,7 +92,18 @@ def _sink(sink: SinkConfig) -> dict[str, Any]:
         shown["mask"] = {pattern: dict(columns) for pattern, columns in sink.masks.items()}
     if sink.mask_key is not None:
         shown["mask_key"] = MASK
-    return shown | {name: _mask(name, value) for name, value in sink.options.items()}
+    return shown | {name: _mask(name, value) for name, value in _options(sink).items()}
+
+
+def _options(sink: SinkConfig) -> Mapping[str, Any]:
+    """The sink's own options, with defaults where its type publishes a model of them."""
+    model = getattr(sink_class(sink_factory(sink.type)), "Options", None)
+    if not (inspect.isclass(model) and issubclass(model, StrictOptions)):
+        return sink.options
+    try:
+        return _block(model.model_validate(sink.options))
+    except ValidationError:
+        return sink.options  # its factory makes something else of them before
 
 
 def _mask(name: str, value: Any) -> Any:
@@ -116,8 +129,12 @@ def _value(name: str, unit: str | None, value: Any) -> Any:
         return _moment(value)
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, SecretStr):
+        return MASK
     if isinstance(value, tuple):
-        return list(cast(Sequence[Any], value))
+        return [_value(name, None, one) for one in cast(Sequence[Any], value)]
+    if isinstance(value, Mapping):
+        return {str(key): _value(str(key), None, inner) for key, inner in cast(Mapping[str, Any], value).items()}
     return _block(value) if isinstance(value, BaseModel) and isinstance(value, StrictOptions) else value
 
 

@@ -15,10 +15,22 @@ _REASON = 4096
 
 
 class Burial:
-    """Writes the dead letters of one run, waiting out a store that cannot be written."""
+    """Writes the dead letters of one run, waiting out a store that cannot be written.
 
-    def __init__(self, name: Name, store: DeadLetterStore, patience: Patience, counts: Counts, clock: Callable[[], float]) -> None:
-        self._name, self._store, self._patience, self._counts, self._clock = name, store, patience, counts, clock
+    `place`: shard, sequence number and arrival of the record that a change's letter is named by: the same in every run, or a crash between
+    letter and commit would leave two letters of one change.
+    """
+
+    def __init__(
+        self,
+        name: Name,
+        store: DeadLetterStore,
+        patience: Patience,
+        counts: Counts,
+        clock: Callable[[], float],
+        place: Callable[[Change], tuple[str, str, float]],
+    ) -> None:
+        self._name, self._store, self._patience, self._counts, self._clock, self._place = name, store, patience, counts, clock, place
 
     async def record(self, shard: str, record: Record, bad: Bad) -> None:
         """A record that is bad before routing: its letter's name is free of the sink."""
@@ -33,9 +45,7 @@ class Burial:
         """A change the sink refused."""
         bad = Bad(setback.code or "refused", setback.detail, describe_change(change))
         await self._put(
-            change.shard,
-            change.sequence,
-            change.arrived,
+            *self._place(change),
             bad,
             change.raw,
             sink=self._name.sink,

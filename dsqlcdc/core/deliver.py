@@ -299,7 +299,9 @@ class Delivery:
         return [changes[n] for n in again], [debts[n] for n in again], (after, why)
 
     def _broken(self, why: str) -> Stopped:
-        return Stopped("the sink broke its contract", where=self._where, why=why, code="E303")
+        return Stopped(
+            "the sink broke its contract", where=self._where, why=why, run="dsqlcdc run CONFIG, with the sink mended", code="E303"
+        )
 
     def _done(self, changes: Sequence[Change], debts: Sequence[int], outcome: Outcome) -> None:
         if changes:

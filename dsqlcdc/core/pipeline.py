@@ -163,7 +163,7 @@ class Pipeline:
         )
         self._committer.word = recipe.sink.word()
         await self._commit()  # the sink's word (an epoch, say) must be durable before its first write
-        burial = Burial(recipe.name, recipe.dead_letters, self._patience, self.counts, recipe.clock)
+        burial = Burial(recipe.name, recipe.dead_letters, self._patience, self.counts, recipe.clock, reassembler.main)
         self._delivery = Delivery(
             recipe.sink,
             f"sink {recipe.name.sink}",

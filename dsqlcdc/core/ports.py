@@ -104,7 +104,6 @@ class CheckpointStore(Protocol):
     async def close(self) -> None: ...
 
 
-@runtime_checkable
 class ResettableStore(CheckpointStore, Protocol):
     """A store whose marks may be set anew on request: the one way for a mark to move back, and never a runner's."""
 
@@ -160,7 +159,6 @@ class DeadLetterStore(Protocol):
     async def close(self) -> None: ...
 
 
-@runtime_checkable
 class LetterBox(DeadLetterStore, Protocol):
     """A dead-letter store whose letters can be dealt with. What was dealt with is out of `letters`, and stays readable by its new name."""
 

@@ -13,6 +13,9 @@ from dsqlcdc.core.tables import Bad, Tables
 
 _AGAIN_BYTES = 64 * 1024 * 1024
 
+Place = tuple[str, str, float]
+"""Shard, sequence number and arrival time (seconds) of a record."""
+
 
 class Refused(msgspec.Struct, frozen=True):
     """A part, or all parts of a row, that can never become a row. `debt` is to be settled as DEAD once the letters are durable."""
@@ -41,6 +44,7 @@ class Reassembler:
     def __init__(self, sink: str, store: FragmentStore, ledger: Ledger, tables: Tables) -> None:
         self._sink, self._store, self._ledger, self._tables = sink, store, ledger, tables
         self._carriers: dict[str, int] = {}
+        self._mains: dict[str, tuple[tuple[str, str], Place]] = {}
         self._held: dict[str, list[int]] = {}
         self._again: dict[str, dict[int, Part]] = {}
         self._again_bytes = 0
@@ -83,8 +87,16 @@ class Reassembler:
         if isinstance(change, Bad):
             return Refused(parts, change, debt)
         # The frontier may have passed the main record long ago. The row is owed where its carrier is: sinks that remember go by that.
+        main = (change.shard, change.sequence, change.arrived)
         change = msgspec.structs.replace(change, shard=carrier.shard, sequence=carrier.sequence, arrived=carrier.arrived)
+        self._mains[row] = (carrier.shard, carrier.sequence), main
         return Complete(change, debt)
+
+    def main(self, change: Change) -> Place:
+        """Where the record stands that a change under way is named by: its own, of an oversized row the main record, whichever part came
+        last in this run."""
+        own = (change.shard, change.sequence)
+        return next((main for carrier, main in self._mains.values() if carrier == own), (*own, change.arrived))
 
     async def _over(self, part: Part, debt: int) -> Complete | None:
         """A part of a row that was settled before. Where parts of it were read again, the row it completes is told as known."""
@@ -148,6 +160,7 @@ class Reassembler:
             await self._store.done(self._sink, rows)
             for row in rows:
                 self._carriers.pop(row, None)
+                self._mains.pop(row, None)
 
     def waiting(self) -> int:
         """Records held back in memory, waiting for others."""

@@ -69,23 +69,24 @@ async def run(
             return Result((), {}, 0)
         for watcher in watchers:
             await stack.enter_async_context(watcher(assembly))
-        outcomes = await asyncio.gather(*(_one(pipeline, stop) for pipeline in assembly.pipelines))
+        outcomes = await asyncio.gather(*(_one(pipeline, stop, str(config.path)) for pipeline in assembly.pipelines))
         gaps = sum(not gap.acked for gap in await assembly.checkpoints.gaps(config.pipeline))
         statuses = [pipeline.status() for pipeline in assembly.pipelines]
         faults = {status.sink: fault for status, fault in zip(statuses, outcomes, strict=True) if fault is not None}
         return Result(statuses, faults, gaps)
 
 
-async def _one(pipeline: Pipeline, stop: asyncio.Event) -> Fault | None:
+async def _one(pipeline: Pipeline, stop: asyncio.Event, config: str) -> Fault | None:
     """One pipeline's run; what ended it, None where it was done or told to stop."""
     try:
         await pipeline.run(stop)
     except Fault as fault:
-        log.error("sink %s: %s", pipeline.status().sink, fault)
+        log.error("sink %s: %s", pipeline.status().sink, fault.named(config))
         return fault
     except Exception as error:  # a bug in a sink ends that sink's pipeline, with its traceback, and no other
         log.exception("%s/%s stopped", pipeline.status().pipeline, pipeline.status().sink)
-        return Stopped("the pipeline stopped", where=f"sink {pipeline.status().sink}", why=f"{type(error).__name__}: {error}")
+        why, run = f"{type(error).__name__}: {error}", f"dsqlcdc run {config}"
+        return Stopped("the pipeline stopped", where=f"sink {pipeline.status().sink}", why=why, run=run)
     return None
 
 

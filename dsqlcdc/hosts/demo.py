@@ -107,7 +107,8 @@ async def demo(*, directory: Path | None = None, port: int = 0, say: Say, stay: 
             webhook = await asyncio.to_thread(compare, generator.changes, receiver.lines())
             deliveries = receiver.deliveries
             if stay:
-                say("everything goes on, new transactions each second; Ctrl-C ends it")
+                at = f"http://127.0.0.1:{config.http.port}" if config.http is not None else ""
+                say(f"everything goes on, new transactions each second: {at}/status, {at}/metrics; Ctrl-C ends it")
                 await _stay(config, local, made.cluster, watch(config))
             records = sum(change.records for change in generator.changes)
             return Report(str(directory), len(generator.changes), records, runs, comparison, deliveries, webhook)

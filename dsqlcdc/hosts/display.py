@@ -44,11 +44,13 @@ async def display(
     every: float = 60.0,
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.time,
+    config: str = "CONFIG",
 ) -> AsyncGenerator[None, None]:
     """Show what flows until left, then once more as it stands.
 
     `live`: a table that is redrawn; None where stderr is a terminal that can do it. Otherwise one log line a pipeline every `every` seconds
-    (60, with --once a few), under the logger `dsqlcdc.progress`. `clock`: seconds since the epoch. Cancelled or left, nothing goes on.
+    (60, with --once a few), under the logger `dsqlcdc.progress`. `clock`: seconds since the epoch. `config`: the file's
+    name, for remedies. Cancelled or left, nothing goes on.
     """
     shown = console(stream)
     if live is None:
@@ -56,7 +58,7 @@ async def display(
     rates = Rates()
     rates.look(statuses(), asyncio.get_running_loop().time())
     if live:
-        async with _live(shown, statuses, rates, clock):
+        async with _live(shown, statuses, rates, clock, config):
             yield
         return
     showing = asyncio.create_task(_lines(statuses, rates, every, clock))
@@ -82,13 +84,13 @@ def _say(statuses: Sequence[Status], rates: Rates, clock: Callable[[], float]) -
 
 @asynccontextmanager
 async def _live(
-    shown: Console, statuses: Callable[[], Sequence[Status]], rates: Rates, clock: Callable[[], float]
+    shown: Console, statuses: Callable[[], Sequence[Status]], rates: Rates, clock: Callable[[], float], config: str
 ) -> AsyncGenerator[None, None]:
     loop = asyncio.get_running_loop()
 
     def draw() -> Group:
         now = statuses()
-        return table(now, rates.look(now, loop.time()), clock())
+        return table(now, rates.look(now, loop.time()), clock(), config)
 
     async def redraw(view: Live) -> None:
         while True:
@@ -106,7 +108,7 @@ async def _live(
             view.update(draw(), refresh=True)
 
 
-def table(statuses: Sequence[Status], flows: Mapping[str, Flow], now: float) -> Group:
+def table(statuses: Sequence[Status], flows: Mapping[str, Flow], now: float, config: str = "CONFIG") -> Group:
     """The sinks as a table, under each what is wrong with it, and the shards that are furthest behind."""
     sinks = Table(box=None, pad_edge=False, header_style="bold")
     for name, right in (
@@ -136,18 +138,18 @@ def table(statuses: Sequence[Status], flows: Mapping[str, Flow], now: float) -> 
             str(sum(not shard.ended for shard in status.shards)),
             f"{span_text(max(0.0, now - status.committed_at))} ago" if status.committed_at else "never",
         )
-    troubles = [Text(f"{status.sink}: {trouble}", "yellow") for status in statuses for trouble in _troubles(status)]
+    troubles = [Text(f"{status.sink}: {trouble}", "yellow") for status in statuses for trouble in _troubles(status, config)]
     return Group(sinks, *troubles, *_late(statuses))
 
 
-def _troubles(status: Status) -> list[str]:
+def _troubles(status: Status, config: str) -> list[str]:
     said = [status.reason] if status.reason else []
     if status.retries:
         said.append("tried again: " + ", ".join(f"{code} {count_text(count)}" for code, count in sorted(status.retries.items())))
     if status.dead:
         said.append("dead: " + ", ".join(f"{code} {count_text(count)}" for code, count in sorted(status.dead.items())))
     if status.gaps:
-        said.append(f"{status.gaps} gaps: changes may be lost. Run: dsqlcdc gaps CONFIG")
+        said.append(f"{status.gaps} gaps: changes may be lost. Run: dsqlcdc gaps {config}")
     return said
 
 

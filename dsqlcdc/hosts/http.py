@@ -79,7 +79,9 @@ async def serve(
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
             why = error.strerror or str(error)
-            raise Misconfigured("the http server cannot listen", where=f"http.listen {listen}", why=why, code="E130") from error
+            raise Misconfigured(
+                "the http server cannot listen", where=f"http.listen {listen}", why=why, run="dsqlcdc config show CONFIG", code="E130"
+            ) from error
         shown = f"[{host}]" if ":" in host else host
         yield f"http://{shown}:{runner.addresses[0][1]}"
     finally:

@@ -32,9 +32,10 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class _Scrubber:
-    """Takes secrets out of a line: the values it was told of, and what looks like one wherever it comes from."""
+    """Takes secrets out of a line: the values it was told of, and what looks like one wherever it comes from. Names the config file."""
 
-    def __init__(self, secrets: Collection[str]) -> None:
+    def __init__(self, secrets: Collection[str], config: str) -> None:
+        self._config = config
         known = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
 
@@ -43,15 +44,15 @@ class _Scrubber:
             text = self._known.sub("***", text)
         for pattern, instead in _SCRUBBED:
             text = pattern.sub(instead, text)
-        return text
+        return Fault.name_config(text, self._config)
 
 
 class TextFormatter(logging.Formatter):
     """`2026-11-20T21:40:00Z info  pipeline: …`, one line a record but for tracebacks."""
 
-    def __init__(self, secrets: Collection[str] = ()) -> None:
+    def __init__(self, secrets: Collection[str] = (), config: str = "") -> None:
         super().__init__()
-        self._scrub = _Scrubber(secrets)
+        self._scrub = _Scrubber(secrets, config)
 
     def format(self, record: logging.LogRecord) -> str:
         line = f"{_time(record, 'seconds')} {record.levelname.lower():7} {_place(record)}: {_single(record.getMessage())}"
@@ -63,9 +64,9 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, then `extra` fields, a fault's `error` object, a traceback."""
 
-    def __init__(self, secrets: Collection[str] = ()) -> None:
+    def __init__(self, secrets: Collection[str] = (), config: str = "") -> None:
         super().__init__()
-        self._scrub = _Scrubber(secrets)
+        self._scrub = _Scrubber(secrets, config)
 
     def format(self, record: logging.LogRecord) -> str:
         message = self._scrub(record.getMessage())
@@ -111,18 +112,24 @@ class _Stderr:
 
 
 def setup(
-    form: Literal["text", "json"] = "text", level: str = "info", *, secrets: Collection[str] = (), stream: TextIO | None = None
+    form: Literal["text", "json"] = "text",
+    level: str = "info",
+    *,
+    secrets: Collection[str] = (),
+    config: str = "",
+    stream: TextIO | None = None,
 ) -> logging.Handler:
     """Send the process's log to stderr (or `stream`) in this form; give the handler. Called again it replaces what it set up before.
 
     At level info there is a line for a start, for every change of state and for a summary a minute, nothing per record. `secrets` are
-    values that must never show, wherever they turn up. Raises ValueError for a level that does not exist.
+    values that must never show, wherever they turn up; `config` is the file's name, for remedies that say
+    CONFIG. Raises ValueError for a level that does not exist.
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise ValueError(f"no such log level, {level!r}: write debug, info, warning or error")
     handler: logging.Handler = logging.StreamHandler(_Stderr() if stream is None else stream)
-    handler.setFormatter(TextFormatter(secrets) if form == "text" else JsonFormatter(secrets))
+    handler.setFormatter(TextFormatter(secrets, config) if form == "text" else JsonFormatter(secrets, config))
     handler.set_name("dsqlcdc")
     root = logging.getLogger()
     for old in [old for old in root.handlers if old.get_name() == "dsqlcdc"]:

@@ -276,7 +276,8 @@ async def connect(stream: str, aws: Aws, *, clock: Callable[[], float], connecti
     """Open a client for one stream, named or by ARN (whose Region is used where none is configured)."""
     found = re.fullmatch(r"arn:aws[\w-]*:kinesis:([\w-]+):\d+:stream/[\w.-]+", stream)
     if stream.startswith("arn:") and not found:
-        raise Misconfigured("cannot read the stream", where=f"source.stream {stream}", why="this is not the ARN of a Kinesis stream")
+        why, run = "this is not the ARN of a Kinesis stream", "dsqlcdc config lint CONFIG"
+        raise Misconfigured("cannot read the stream", where=f"source.stream {stream}", why=why, run=run)
     if found and aws.region is None:
         aws = msgspec.structs.replace(aws, region=found[1])
     make = partial(

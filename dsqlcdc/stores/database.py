@@ -237,7 +237,9 @@ class Database:
         return None
 
     def _misconfigured(self, code: str, why: str) -> Misconfigured:
-        return Misconfigured(f"The {self._layout.what} cannot be used", where=str(self._where), why=why, code=code)
+        return Misconfigured(
+            f"The {self._layout.what} cannot be used", where=str(self._where), why=why, run="dsqlcdc config show CONFIG", code=code
+        )
 
     @property
     def _where(self) -> Path:

@@ -48,4 +48,6 @@ def fault_of(error: OSError, what: str, where: Path) -> Fault:
     why = error.strerror or str(error)
     if error.errno in _PASSING:
         return Unavailable(what, where=str(where), why=why, code="E210")
-    return Misconfigured(what, where=str(where), why=why, code="E204")
+    return Misconfigured(
+        what, where=str(where), why=why, run=f"ls -ld {where.parent} {where}, and mend it or the path in CONFIG", code="E204"
+    )

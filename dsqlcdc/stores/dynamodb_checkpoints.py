@@ -16,8 +16,9 @@ from dsqlcdc.aws import Aws
 from dsqlcdc.core.ports import Checkpoint, Commit, Gap, Name
 from dsqlcdc.core.records import Mark
 from dsqlcdc.errors import Fault, Misconfigured, Unavailable
-from dsqlcdc.stores.dynamodb_items import HEAD, DynamoItems, Item, Items
-from dsqlcdc.stores.head import ROOM, Content, Head, Kept, fit, joined, marks_of, named, read_content, read_head, write_content
+from dsqlcdc.stores.dynamodb_items import HEAD, TOGETHER, DynamoItems, Item, Items
+from dsqlcdc.stores.head import RESTORE, ROOM, Content, Head, Kept, fit, joined, marks_of, named, read_content, read_head, write_content
+from dsqlcdc.stores.hold import not_held
 from dsqlcdc.stores.memory_checkpoints import acknowledged
 from dsqlcdc.stores.progress import advance
 from dsqlcdc.stores.tenure import Tenure
@@ -35,7 +36,7 @@ _gap = msgspec.json.Decoder(Gap).decode
 
 
 class DynamoCheckpoints:
-    """A CheckpointStore in the DynamoDB table `table`; with `create` the first write makes it. The client opens at the first call.
+    """A ResettableStore in the DynamoDB table `table`; with `create` the first write makes it. The client opens at the first call.
 
     Who holds writes at most once a commit: an item of some hundred bytes for a few shards, about 60 bytes a shard; beyond 300 KB the marks
     are cut into items of their own, which become valid by one write of the head. While no record comes it writes once a minute and reads
@@ -68,7 +69,9 @@ class DynamoCheckpoints:
     async def hold(self, name: Name) -> None:
         """Become the one runner until `close`. Raises Held (E201), after having seen for some seconds that the holder lives."""
         if self._read_only:
-            raise Misconfigured("The state cannot be held", where=_pk(name), why="it was opened for reading only", code="E204")
+            raise Misconfigured(
+                "The state cannot be held", where=_pk(name), why="it was opened for reading only", run="dsqlcdc run CONFIG", code="E204"
+            )
         seat = self._seat(name)
         await seat.tenure.take()
         await self._sweep(seat)
@@ -89,7 +92,9 @@ class DynamoCheckpoints:
         """Store, durably and atomically, but for the passing of time alone (see IDLE). Raises Held once another has taken over: then, and
         whenever a mark would move back (Misconfigured, E205), nothing is stored."""
         if self._read_only:
-            raise Misconfigured("The state cannot be written", where=_pk(name), why="it was opened for reading only", code="E204")
+            raise Misconfigured(
+                "The state cannot be written", where=_pk(name), why="it was opened for reading only", run="dsqlcdc run CONFIG", code="E204"
+            )
         seat = self._seat(name)
         async with seat.tenure.lock:
             for _ in range(_TRIES):
@@ -102,8 +107,6 @@ class DynamoCheckpoints:
         head = read_head(over.body, seat.pk) if over is not None else Head()
         kept = head.streams.get(name.stream)
         content = Content() if kept is None else await self._known(seat, name.stream, kept)
-        if content is None:
-            raise Misconfigured("The state is damaged", where=seat.pk, why="a piece of the checkpoint is missing", code="E203")
         stored = {**marks_of(content), **seat.waiting.get(name.stream, {})}
         moved = advance(name, stored, commit.marks)
         now = asyncio.get_running_loop().time()
@@ -112,19 +115,53 @@ class DynamoCheckpoints:
             return True
         gone = set(commit.forget)
         marks = {shard: mark for shard, mark in {**stored, **moved}.items() if shard not in gone}
-        word = content.word if commit.word is None else commit.word
+        return await self._store(seat, name, over, content.word if commit.word is None else commit.word, marks)
+
+    async def reset(self, name: Name, marks: Mapping[str, Mark], *, gaps: Sequence[Gap] = (), forget: bool = False) -> None:
+        """See ResettableStore.reset: one transaction. There are no memories to forget. Raises Held once another has taken over,
+        Misconfigured (E251) for more gaps than a transaction holds: nothing is stored then."""
+        seat = self._seats.get(_pk(name))
+        if seat is None or not seat.tenure.held:
+            raise not_held(name)
+        async with seat.tenure.lock:
+            for _ in range(_TRIES):
+                if await self._reset(seat, name, marks, gaps):
+                    return
+        raise _moves(seat.pk)
+
+    async def _reset(self, seat: _Seat, name: Name, marks: Mapping[str, Mark], gaps: Sequence[Gap]) -> bool:
+        over = await seat.tenure.stand()
+        head = read_head(over.body, seat.pk) if over is not None else Head()
+        kept = head.streams.get(name.stream)
+        if kept is None:
+            raise KeyError(name)
+        known = {gap.id for gap in await self.gaps(name.pipeline)}
+        new = [_gap_item(gap) for gap in gaps if gap.id not in known]
+        if len(new) >= TOGETHER:
+            why = f"it skips in {len(new)} shards, and one transaction takes {TOGETHER - 1} gaps: reset some shards at a time, with --shard"
+            raise Misconfigured(
+                "A checkpoint cannot be reset in one step", where=seat.pk, why=why, run="dsqlcdc checkpoint reset --help", code="E251"
+            )
+        stored = {**marks_of(await self._known(seat, name.stream, kept)), **seat.waiting.get(name.stream, {})}
+        return await self._store(seat, name, over, b"", {**stored, **marks}, new)
+
+    async def _store(
+        self, seat: _Seat, name: Name, over: Item | None, word: bytes, marks: Mapping[str, Mark], new: Sequence[Item] = ()
+    ) -> bool:
+        """Write a stream's checkpoint over the head that stood, and `new` items with it; False where it stands no more."""
+        head = read_head(over.body, seat.pk) if over is not None else Head()
         data = write_content(word, marks)
         version = over.version + 1 if over is not None else 1
         stem = f"{_PIECE}{version:020}-{secrets.token_hex(8)}"  # its own at each attempt: an earlier one may still take effect
-        new, pieces = fit(msgspec.structs.replace(head, streams={**head.streams, name.stream: Kept(data)}), self._room, stem)
+        fitted, pieces = fit(msgspec.structs.replace(head, streams={**head.streams, name.stream: Kept(data)}), self._room, stem)
         for piece, body in pieces.items():
             await self._items.put(Item(seat.pk, piece, body=body))
-        if not await seat.tenure.write(over, new):
+        if not await seat.tenure.write(over, fitted, new):
             return False
-        seat.written = now
+        seat.written = asyncio.get_running_loop().time()
         seat.waiting.pop(name.stream, None)
-        seat.known[name.stream] = new.streams[name.stream], read_content(data, seat.pk)
-        await self._drop(seat.pk, named(head.streams) - named(new.streams))
+        seat.known[name.stream] = fitted.streams[name.stream], read_content(data, seat.pk)
+        await self._drop(seat.pk, named(head.streams) - named(fitted.streams))
         return True
 
     async def names(self) -> Sequence[Name]:
@@ -137,7 +174,7 @@ class DynamoCheckpoints:
         return found
 
     async def record_gap(self, gap: Gap) -> Gap:
-        item = Item(_gaps_pk(gap.pipeline), _GAP + gap.id, body=msgspec.json.encode(gap))
+        item = _gap_item(gap)
         if await self._items.create(item):
             return gap
         stored = await self._items.get(item.pk, item.sk)
@@ -191,9 +228,12 @@ class DynamoCheckpoints:
                 log.info("%s: the passing of time was not stored (%s)", seat.pk, error)
         await seat.tenure.leave()
 
-    async def _known(self, seat: _Seat, stream: str, kept: Kept) -> Content | None:
+    async def _known(self, seat: _Seat, stream: str, kept: Kept) -> Content:
         known = seat.known.get(stream)
-        return known[1] if known is not None and known[0] == kept else await self._content(seat.pk, kept)
+        content = known[1] if known is not None and known[0] == kept else await self._content(seat.pk, kept)
+        if content is None:
+            raise Misconfigured("The state is damaged", where=seat.pk, why="a piece of the checkpoint is missing", run=RESTORE, code="E203")
+        return content
 
     async def _content(self, pk: str, kept: Kept) -> Content | None:
         """None where a piece is missing: a later commit has replaced it."""
@@ -244,6 +284,10 @@ def _moves(pk: str) -> Unavailable:
 
 def _pk(name: Name) -> str:
     return f"{_SINK}{_word(name.pipeline)}/{_word(name.sink)}"
+
+
+def _gap_item(gap: Gap) -> Item:
+    return Item(_gaps_pk(gap.pipeline), _GAP + gap.id, body=msgspec.json.encode(gap))
 
 
 def _gaps_pk(pipeline: str) -> str:

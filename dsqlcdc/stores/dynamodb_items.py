@@ -16,6 +16,9 @@ from dsqlcdc.errors import Fault, Misconfigured, Unavailable
 log = logging.getLogger("dsqlcdc.dynamodb")
 
 HEAD = "head"
+_OTHERS = "dsqlcdc config show CONFIG, and give state.table a table of its own"
+TOGETHER = 100
+"""Items of one transaction, by DynamoDB's limit."""
 _CREATING = 120  # looks at a table that is being made, a second apart
 _NAMES = {"#t": "token", "#v": "version"}
 _STANDS = "#t = :t AND #v = :v"
@@ -55,6 +58,11 @@ class Items(Protocol):
 
     async def replace(self, item: Item, over: Item) -> bool:
         """Write where `over` still stands, told by token and version; False where it does not."""
+        ...
+
+    async def together(self, writes: Sequence[tuple[Item, Item | None]]) -> bool:
+        """Replace items, or create those with None: all of them or none. False where one of the conditions does not hold. At most
+        TOGETHER items."""
         ...
 
     async def delete(self, pk: str, sk: str) -> None: ...
@@ -124,11 +132,21 @@ class DynamoItems:
         await self._put(item)
 
     async def create(self, item: Item) -> bool:
-        return await self._put(item, ConditionExpression="attribute_not_exists(pk)")
+        return await self._put(item, **_condition(None))
 
     async def replace(self, item: Item, over: Item) -> bool:
-        seen = {":t": {"S": over.token}, ":v": {"N": str(over.version)}}
-        return await self._put(item, ConditionExpression=_STANDS, ExpressionAttributeNames=_NAMES, ExpressionAttributeValues=seen)
+        return await self._put(item, **_condition(over))
+
+    async def together(self, writes: Sequence[tuple[Item, Item | None]]) -> bool:
+        client = await self._client()
+        puts = [{"Put": {"TableName": self.table, "Item": _written(item), **_condition(over)}} for item, over in writes]
+        try:
+            await client.transact_write_items(TransactItems=puts)
+        except errors() as error:
+            if error_code(error) == "ConditionalCheckFailed":
+                return False
+            raise self._fault(error, "write the state") from error
+        return True
 
     async def delete(self, pk: str, sk: str) -> None:
         client = await self._client()
@@ -154,15 +172,9 @@ class DynamoItems:
 
     async def _put(self, item: Item, **condition: Any) -> bool:
         client = await self._client()
-        written = {
-            **_key(item.pk, item.sk),
-            "token": {"S": item.token},
-            "version": {"N": str(item.version)},
-            "body": {"B": item.body},
-        }
         for made in (False, True):
             try:
-                await client.put_item(TableName=self.table, Item=written, **condition)
+                await client.put_item(TableName=self.table, Item=_written(item), **condition)
                 return True
             except errors() as error:
                 code = error_code(error)
@@ -217,10 +229,24 @@ def _key(pk: str, sk: str) -> dict[str, Any]:
     return {"pk": {"S": pk}, "sk": {"S": sk}}
 
 
+def _written(item: Item) -> dict[str, Any]:
+    return {**_key(item.pk, item.sk), "token": {"S": item.token}, "version": {"N": str(item.version)}, "body": {"B": item.body}}
+
+
+def _condition(over: Item | None) -> dict[str, Any]:
+    """That `over` still stands, or that nothing does."""
+    if over is None:
+        return {"ConditionExpression": "attribute_not_exists(pk)"}
+    seen = {":t": {"S": over.token}, ":v": {"N": str(over.version)}}
+    return {"ConditionExpression": _STANDS, "ExpressionAttributeNames": _NAMES, "ExpressionAttributeValues": seen}
+
+
 def _item(item: dict[str, Any]) -> Item:
     """Raises Misconfigured (E203) for an item that none of us wrote."""
     try:
         return Item(item["pk"]["S"], item["sk"]["S"], item["token"]["S"], int(item["version"]["N"]), bytes(item["body"]["B"]))
     except (KeyError, ValueError) as error:
         where = str(item.get("pk", {}).get("S", ""))
-        raise Misconfigured("The table holds what is no state of dsqlcdc", where=where, why=repr(error), code="E203") from error
+        raise Misconfigured(
+            "The table holds what is no state of dsqlcdc", where=where, why=repr(error), run=_OTHERS, code="E203"
+        ) from error

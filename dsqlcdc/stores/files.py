@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from os import PathLike
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -24,7 +25,8 @@ _CLOSED = ("replayed", "discarded")
 
 
 class FileDeadLetters:
-    """A DeadLetterStore in a directory, made by the first letter. A crash leaves at most a hidden `.…tmp` file, which nobody reads.
+    """A DeadLetterStore in a directory, made by the first letter. A crash leaves at most a hidden `.…tmp` file, which nobody reads;
+    amending and moving leave an empty `.lock`.
 
     `config_sha256` goes into every letter, to tell under which configuration it was written. Several processes may share a directory.
     """
@@ -105,17 +107,12 @@ class FileDeadLetters:
 
         def rewrite() -> None:
             path = self._directory / name
-            try:
-                body = letters.amended(path.read_bytes(), code, detail, at)
-            except FileNotFoundError:
-                return
-            draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
-            try:
-                _write(draft, body)
-                os.replace(draft, path)
-            finally:
-                draft.unlink(missing_ok=True)
-            sync_directory(path.parent)
+            with _alone(self._directory):
+                try:
+                    body = letters.amended(path.read_bytes(), code, detail, at)
+                except FileNotFoundError:
+                    return
+                _replace(path, body)
 
         await self._asked(rewrite)
 
@@ -126,16 +123,19 @@ class FileDeadLetters:
 
         def move() -> bool:
             path, target = self._directory / name, self._directory / folder / name
-            try:
-                body = letters.closed(path.read_bytes(), outcome, reason, at)
-            except FileNotFoundError:
-                return False
-            make_directory(target.parent)
-            _link(target, body)  # one of this name is the same record's, dealt with before
-            sync_directory(target.parent)
-            if not keep:
-                path.unlink(missing_ok=True)
-                sync_directory(path.parent)
+            with _alone(self._directory):
+                try:
+                    letter = path.read_bytes()
+                except FileNotFoundError:
+                    return False
+                body = letters.closed(letter, outcome, reason, at)
+                make_directory(target.parent)
+                if not _link(target, body):  # the same record's, dealt with before: only its attempts may be more by now
+                    _replace(target, letters.merged(target.read_bytes(), letter, body))
+                sync_directory(target.parent)
+                if not keep:
+                    path.unlink(missing_ok=True)
+                    sync_directory(path.parent)
             return True
 
         return await self._asked(move)
@@ -173,6 +173,31 @@ def _write(draft: Path, body: bytes) -> None:
         file.write(body)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Generator[None, None, None]:
+    """Nobody else amends or moves letters of this directory meanwhile, in this process or another. The lock ends with its process."""
+    try:
+        handle = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError:
+        yield  # no letters: nothing to keep apart
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _replace(path: Path, body: bytes) -> None:
+    draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        _write(draft, body)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync_directory(path.parent)
 
 
 def _link(path: Path, body: bytes) -> bool:

@@ -15,6 +15,9 @@ ROOM = 300_000
 """Bytes of an item's body. DynamoDB takes 400 KB (of 1,000 or 1,024: nobody says which), names and keys included."""
 
 
+RESTORE = "dsqlcdc checkpoint show CONFIG, once the item is restored, or removed to begin anew"
+
+
 class Kept(msgspec.Struct, frozen=True, array_like=True):
     """Where a stream's checkpoint is: in `data`, or cut into the items named by `pieces`."""
 
@@ -52,10 +55,11 @@ def read_head(body: bytes, where: str) -> Head:
         found = _format(body).format
         if found > FORMAT:
             why = f"its format is {found}, this dsqlcdc knows {FORMAT}: use a newer dsqlcdc"
-            raise Misconfigured("The state was written by a newer dsqlcdc", where=where, why=why, code="E202")
+            run = "pip install --upgrade dsqlcdc"
+            raise Misconfigured("The state was written by a newer dsqlcdc", where=where, why=why, run=run, code="E202")
         return _head(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Misconfigured("The state is damaged", where=where, why=str(error), code="E203") from error
+        raise Misconfigured("The state is damaged", where=where, why=str(error), run=RESTORE, code="E203") from error
 
 
 def write_head(head: Head) -> bytes:
@@ -67,7 +71,7 @@ def read_content(data: bytes, where: str) -> Content:
     try:
         return _content(zlib.decompress(data))
     except (zlib.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Misconfigured("The state is damaged", where=where, why=str(error), code="E203") from error
+        raise Misconfigured("The state is damaged", where=where, why=str(error), run=RESTORE, code="E203") from error
 
 
 def write_content(word: bytes, marks: Mapping[str, Mark]) -> bytes:
@@ -87,7 +91,8 @@ def fit(head: Head, room: int, stem: str) -> tuple[Head, Mapping[str, bytes]]:
         largest = max(streams, key=lambda stream: len(streams[stream].data), default=None)
         if largest is None or not streams[largest].data:
             why = f"{len(streams)} streams were read by it, too many for one item"
-            raise Misconfigured("A checkpoint cannot be stored", where=stem, why=why, code="E206")
+            run = "dsqlcdc checkpoint show CONFIG"
+            raise Misconfigured("A checkpoint cannot be stored", where=stem, why=why, run=run, code="E206")
         cut = _cut(streams[largest].data, room, f"{stem}-{len(pieces)}")
         pieces |= cut
         streams[largest] = Kept(pieces=tuple(cut))

@@ -64,7 +64,9 @@ def held(name: Name, holder: str) -> Held:
 def not_held(name: Name) -> Misconfigured:
     """The refusal of a reset beside a runner."""
     why = "only who holds the runner's lock may do this"
-    return Misconfigured("A checkpoint cannot be reset", where=f"{name.pipeline}/{name.sink}", why=why, code="E208")
+    return Misconfigured(
+        "A checkpoint cannot be reset", where=f"{name.pipeline}/{name.sink}", why=why, run="dsqlcdc checkpoint reset --help", code="E208"
+    )
 
 
 def lock_path(database: Path, name: Name) -> Path:

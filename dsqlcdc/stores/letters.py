@@ -35,7 +35,8 @@ def unreadable(broken: Sequence[tuple[str, ValueError]], where: str) -> Misconfi
     named = "; ".join(f"{name}: {error}" for name, error in broken[:_NAMED])
     more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     what = f"{len(broken)} dead letter{'s' if len(broken) > 1 else ''} cannot be read"
-    return Misconfigured(what, where=where, why=named + more, code="E202" if newer else "E207")
+    run = "pip install --upgrade dsqlcdc" if newer else "dsqlcdc dead list CONFIG, once they are moved away or restored"
+    return Misconfigured(what, where=where, why=named + more, run=run, code="E202" if newer else "E207")
 
 
 def name_of(letter: DeadLetter) -> str:
@@ -87,13 +88,36 @@ def encode(letter: DeadLetter, *, version: str, config_sha256: str) -> bytes:
 
 
 def amended(data: bytes, code: str, detail: str, at: float) -> bytes:
-    """The letter with one more failed attempt. Its own code stays: its name says it. Raises ValueError as decode does."""
+    """The letter with one more failed attempt; the same bytes where this very attempt is in it. Its own code stays: its name says it.
+    Raises ValueError as decode does."""
+    return _with_tries(data, [{"at": at, "code": code, "detail": _cut(detail)}])
+
+
+def merged(copy: bytes, letter: bytes, closed: bytes) -> bytes:
+    """What to keep of a letter of which a `copy` was put aside before: the copy, with the attempts that only the letter knows.
+
+    A copy that is damaged gives way to `closed`; one of a newer format stays as it is. Raises ValueError where the letter is damaged.
+    """
+    decode(letter)
+    try:
+        return _with_tries(copy, json.loads(gzip.decompress(letter))["error"].get("tries", []))
+    except Newer:
+        return copy
+    except ValueError:
+        return closed
+
+
+def _with_tries(data: bytes, tries: Sequence[Mapping[str, Any]]) -> bytes:
     decode(data)
     body: dict[str, Any] = json.loads(gzip.decompress(data))
     error = body["error"]
-    error["attempts"] += 1
-    error["last_at"] = at
-    error.setdefault("tries", []).append({"at": at, "code": code, "detail": _cut(detail)})
+    known: list[Mapping[str, Any]] = error.get("tries", [])
+    new = [one for one in tries if one not in known]
+    if not new:
+        return data
+    error["tries"] = sorted([*known, *new], key=lambda one: one["at"])
+    error["attempts"] += len(new)
+    error["last_at"] = max(error["last_at"], *(one["at"] for one in new))
     return _packed(body)
 
 

@@ -37,7 +37,8 @@ def advance(name: Name, stored: Mapping[str, Mark], marks: Mapping[str, Mark]) -
         try:
             back = place(mark.position) < place(old.position if old else mark.position)
         except ValueError as error:
-            raise Misconfigured("A checkpoint cannot be stored", where=_where(name, shard), why=str(error), code="E206") from None
+            run = "dsqlcdc checkpoint show CONFIG"
+            raise Misconfigured("A checkpoint cannot be stored", where=_where(name, shard), why=str(error), run=run, code="E206") from None
         if old is not None and back:
             why = f"it stands at {old.position} and would move back to {mark.position}; is another runner at work?"
             raise Misconfigured(

@@ -96,10 +96,14 @@ def decode(body: bytes, where: str) -> Part:
     try:
         if (format := _head(body).format) != _FORMAT:
             why = f"its format is {format}, this dsqlcdc knows {_FORMAT}: use a newer one"
-            raise Misconfigured("A part was stored by a newer dsqlcdc", where=where, why=why, code="E202")
+            raise Misconfigured(
+                "A part was stored by a newer dsqlcdc", where=where, why=why, run="pip install --upgrade dsqlcdc", code="E202"
+            )
         found = _decode(body)
     except msgspec.MsgspecError as error:
-        raise Misconfigured("A stored part is damaged", where=where, why=str(error), code="E203") from error
+        raise Misconfigured(
+            "A stored part is damaged", where=where, why=str(error), run="dsqlcdc run CONFIG, once it is restored or removed", code="E203"
+        ) from error
     text = (b"" if found.index == MAIN else text_in(found.raw) or b"") if found.text is None else found.text
     return Part(found.chunk_id, found.index, found.raw, text, found.shard, found.sequence, found.arrived, found.needs)
 

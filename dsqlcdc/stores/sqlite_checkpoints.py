@@ -63,7 +63,13 @@ class SqliteCheckpoints:
     async def hold(self, name: Name) -> None:
         """Become the one runner until `close`. A file that cannot be used is refused here. Raises Held (E201)."""
         if self._read_only:
-            raise Misconfigured("The state file cannot be held", where=str(self._path), why="it was opened for reading only", code="E204")
+            raise Misconfigured(
+                "The state file cannot be held",
+                where=str(self._path),
+                why="it was opened for reading only",
+                run="dsqlcdc run CONFIG",
+                code="E204",
+            )
         # Taken without a thread: a cancelled call could otherwise leave a lock that nobody knows of.
         lock = RunnerLock.take(self._path, name, self._clock())
         try:

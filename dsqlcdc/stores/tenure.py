@@ -16,7 +16,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -86,11 +86,12 @@ class Tenure:
             raise self._lost
         return head
 
-    async def write(self, over: Item | None, head: Head) -> bool:
-        """Write the head over what `stand` gave; False where that stands no more: stand again. To be called with the lock."""
+    async def write(self, over: Item | None, head: Head, new: Sequence[Item] = ()) -> bool:
+        """Write the head over what `stand` gave, and `new` items with it, all or nothing; False where that stands no more, or one of the
+        items is there: stand again. To be called with the lock."""
         token = self._token if self.held else ""
         item = Item(self.pk, HEAD, token, over.version + 1 if over is not None else 1, write_head(head))
-        return await self._write(item, over)
+        return await self._write(item, over, new)
 
     async def leave(self) -> None:
         """Let go. What cannot be said now is found out by whoever comes next. Twice is no error."""
@@ -140,9 +141,13 @@ class Tenure:
             log.warning("%s: %s has been silent for %d looks; it is succeeded", self.pk, self._owner(seen), self._looks)
         return await self._write(taken, seen)
 
-    async def _write(self, item: Item, over: Item | None) -> bool:
+    async def _write(self, item: Item, over: Item | None, new: Sequence[Item] = ()) -> bool:
         self._certain = False  # until the answer is here the write may or may not have happened
-        if not await (self._items.create(item) if over is None else self._items.replace(item, over)):
+        if new:
+            done = await self._items.together([(item, over), *((one, None) for one in new)])
+        else:
+            done = await (self._items.create(item) if over is None else self._items.replace(item, over))
+        if not done:
             return False
         self._head, self._certain = item, True
         return True

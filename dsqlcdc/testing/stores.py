@@ -18,11 +18,8 @@ from dsqlcdc.core.ports import (
     Checkpoint,
     CheckpointStore,
     Commit,
-    DeadLetter,
-    DeadLetterStore,
     FragmentStore,
     Gap,
-    LetterBox,
     Memory,
     Name,
     Need,
@@ -36,7 +33,7 @@ from dsqlcdc.errors import Held, Misconfigured
 _crc32c: Callable[[bytes], int] = google_crc32c.value  # pyright: ignore[reportUnknownVariableType] (no stubs)
 
 NAME = Name("pipe", "lake", "orders@1750000000")
-_SEQUENCE = "49671246667567228643283430150187087032206582658"
+SEQUENCE = "49671246667567228643283430150187087032206582658"
 
 
 def check(holds: object, law: str) -> None:
@@ -72,7 +69,7 @@ async def _loaded(store: CheckpointStore, name: Name) -> Checkpoint:
 
 async def _check_commits(make: Callable[[], CheckpointStore]) -> None:
     store = make()
-    first, other = Mark(Position("after", _SEQUENCE, 1763.25), 1763.5), Mark(TRIM_HORIZON)
+    first, other = Mark(Position("after", SEQUENCE, 1763.25), 1763.5), Mark(TRIM_HORIZON)
     await store.commit(NAME, Commit({"shard-0": first, "shard-1": other}, word=b"\x00word\xff"))
     await store.commit(NAME, Commit({"shard-1": Mark(END, 1764.0)}))
     await store.close()
@@ -234,85 +231,6 @@ async def check_resettable_store(make: Callable[[], ResettableStore]) -> None:
     check(not (await _loaded(store, name)).memories, "forgetting drops the memories")
     await store.commit(name, Commit({"a": Mark(Position("after", "3", 1.0), 1.0)}))
     check((await _loaded(store, name)).marks["a"].position.sequence == "3", "a run goes on from where it was reset to")
-    await store.close()
-
-
-async def check_letter_box(make: Callable[[], LetterBox]) -> None:
-    """The contract of LetterBox: attempts are counted, what was dealt with is out of the list, twice is no error."""
-    store = make()
-    letters = [
-        DeadLetter(pipeline="p", sink=sink, stream="s@1", shard="shard-0", sequence="5", arrived=1e9, code="bad", detail="d", raw=b"\xff")
-        for sink in ("", "lake", "hook")
-    ]
-    for letter in letters:
-        await store.put(letter)
-    names = {letter.sink: name async for name, letter in store.letters()}
-    await store.tried(names["lake"], "refused", "once more", 2e9)
-    await store.tried(names["lake"], "refused", "and again", 3e9)
-    store = make()
-    found = await store.letter(names["lake"])
-    check((found.attempts, found.at, found.code) == (3, 3e9, "bad"), "failed attempts are counted; the letter keeps its own reason")
-    check([each["detail"] for each in found.tries] == ["once more", "and again"], "every attempt is kept")
-    check(found.raw == b"\xff", "the record's bytes stay")
-    check(await store.close_letter(names[""], "replayed", "delivered", "", 4e9, keep=True), "a letter is stored by its new name")
-    check((await store.letter(names[""])).raw == b"\xff", "and kept by its old one, where that was asked for")
-    check(await store.close_letter(names[""], "replayed", "delivered", "", 4e9), "a letter is moved")
-    check(await store.close_letter(names["hook"], "discarded", "discarded", "seen", 4e9), "a letter is moved")
-    for folder, sink in (("replayed", ""), ("discarded", "hook")):
-        check(not await store.close_letter(names[sink], "replayed", "x", "", 5e9), "what is gone is not moved twice")
-        check((await store.letter(f"{folder}/{names[sink]}")).raw == b"\xff", "what was dealt with stays readable")
-    await store.tried(names[""], "x", "y", 5e9)
-    check([letter.sink async for _, letter in store.letters()] == ["lake"], "only what is not dealt with is listed")
-    check(await store.put(letters[0]) is True, "the same record may die again")
-    check(await store.close_letter(names[""], "replayed", "duplicate", "", 6e9), "and be dealt with again")
-    await store.close()
-
-
-async def check_dead_letter_store(make: Callable[[], DeadLetterStore]) -> None:
-    """The contract of DeadLetterStore: exact bytes, one letter a record and code, the sink's name only where a sink refused it."""
-    store = make()
-    letter = DeadLetter(
-        pipeline="pipe",
-        sink="",
-        stream="orders@1",
-        shard="shardId-000000000000",
-        sequence=_SEQUENCE,
-        arrived=1_763_673_874.123456,
-        code="unreadable",
-        detail="invalid UTF-8",
-        raw=bytes(range(256)),
-        at=1_763_673_875.5,
-    )
-    event = {
-        "cluster": "c",
-        "schema": "public",
-        "table": "orders",
-        "key": {"id": 2**60},
-        "version": 2**60 + 1,
-        "transaction": "t",
-        "op": "c",
-    }
-    late = msgspec.structs.replace(
-        letter, arrived=1_763_760_275.0, sequence="7", event=event, images={"after": b"{}\x00"}, id="ab", attempts=3
-    )
-    refused = msgspec.structs.replace(letter, sink="lake", code="no_key")
-    odd = msgspec.structs.replace(letter, sink="a/..\ud800%", shard="../../x", sequence="1-2/", code="é" * 400, raw=b"", arrived=0.0)
-    every = [late, letter, refused, odd, msgspec.structs.replace(letter, code="checksum"), msgspec.structs.replace(refused, sink="hook")]
-    for one in every:
-        check(await store.put(one) is True, "a new letter is stored")
-    await store.close()
-    store = make()
-    for one in every:
-        again = msgspec.structs.replace(one, detail="another reason", attempts=9, raw=b"other")
-        check(await store.put(again) is False, "a letter of this name is stored already, and stays as it is")
-    other_sink = msgspec.structs.replace(letter, pipeline="pipe")
-    check(await store.put(other_sink) is False, "a record that is bad before routing is one letter for all sinks")
-    found = [entry async for entry in store.letters()]
-    check(len(found) == len(every) == len({name for name, _ in found}), "every letter once, each under its own name")
-    for one in every:
-        check(one in [stored for _, stored in found], f"a letter comes back as it was put: {one.code[:20]}")
-    days = [stored.arrived // 86400 for _, stored in found]
-    check(days == sorted(days), "the oldest arrival day comes first")
     await store.close()
 
 

@@ -101,7 +101,9 @@ def decode_word(word: bytes) -> Word | None:
     try:
         return msgspec.json.decode(word, type=Word)
     except msgspec.DecodeError as error:
-        raise Misconfigured("cannot read the sink's word", where="state store", why=f"it is damaged ({error})") from error
+        raise Misconfigured(
+            "cannot read the sink's word", where="state store", why=f"it is damaged ({error})", run="dsqlcdc checkpoint show CONFIG"
+        ) from error
 
 
 def differences(now: Sequence[Progress], before: Mapping[str, Progress]) -> list[Read]:

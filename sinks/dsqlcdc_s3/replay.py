@@ -177,9 +177,19 @@ class Replayer:
         except Missing:
             raise Unavailable("cannot read the manifest of a replay", where=where, why="it was there a moment ago") from None
         except msgspec.DecodeError as error:
-            raise Misconfigured("cannot read the manifest of a replay", where=where, why=f"it is damaged ({error})") from error
+            raise Misconfigured(
+                "cannot read the manifest of a replay",
+                where=where,
+                why=f"it is damaged ({error})",
+                run="move it away, then dsqlcdc dead replay CONFIG",
+            ) from error
         if (found.pipeline, found.sink) != (self._owner.pipeline, self._owner.sink):
-            raise Misconfigured("this prefix belongs to another sink", where=where, why=f"{found.pipeline}/{found.sink} wrote there")
+            raise Misconfigured(
+                "this prefix belongs to another sink",
+                where=where,
+                why=f"{found.pipeline}/{found.sink} wrote there",
+                run="give each sink a prefix of its own in CONFIG",
+            )
         return found
 
     async def _put_all(self, where: Partition, begun: dict[int, tuple[bytes, Manifest]]) -> list[Setback]:

@@ -142,7 +142,7 @@ class S3Sink(Sink):
         body = await chain.fetch(last)
         if body is None:
             where = f"{self._place}{manifest_key('', last)}"
-            raise Misconfigured("the last manifest is gone", where=where, why="it was listed a moment ago")
+            raise Misconfigured("the last manifest is gone", where=where, why="it was listed a moment ago", run="dsqlcdc run CONFIG")
         end = chain.decode(last, body)
         await chain.verify_conditions(last, body)
         first = here.oldest if here else 0

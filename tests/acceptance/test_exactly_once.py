@@ -65,7 +65,7 @@ def _kills(world: World, kills: int, rng: random.Random, **blocks: Any) -> None:
     """Lives that end by kill -9, from before the first read to the midst of a write; then one to the tip, and one without its memory."""
     world.configure(sinks={"lake": lake(age="50ms", records=250)}, **blocks)
     world.commit(200, oversize=1)
-    with world.writing(12, tables=["public.orders", "app.notes", "audit.events"]):
+    with world.writing(5, tables=["public.orders", "app.notes", "audit.events"]):
         for number in range(kills):
             if number in (kills // 3, 2 * kills // 3):
                 world.commit(20, oversize=1)
@@ -76,7 +76,7 @@ def _kills(world: World, kills: int, rng: random.Random, **blocks: Any) -> None:
                 daemon.until(world.running, "the daemon runs")
                 daemon.lives(rng.uniform(0.0, 0.3))
             elif number % 5 == 2:
-                daemon.until(lambda: world.status_of_any().get("commits", 0) >= 3, "it commits")
+                daemon.until(lambda: world.status_of_any().get("commits", 0) >= 2, "it commits")
                 daemon.lives(rng.uniform(0.0, 0.3))
             else:
                 daemon.until(lambda: world.status_of_any().get("batches", 0) >= rng.randint(1, 3), "it writes")

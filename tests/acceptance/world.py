@@ -46,7 +46,7 @@ class World:
         server.client("s3").create_bucket(Bucket=BUCKET)
         server.control("throttle", reads=False)
         self.config = directory / "dsqlcdc.yaml"
-        self.port = _free_port()
+        self.port = free_port()
         self.sent = 0
         self._started: list[Command] = []
         self.configure()
@@ -92,9 +92,9 @@ class World:
 
     # what the daemon says of itself
 
-    def get(self, path: str) -> tuple[int, bytes]:
-        """An answer of the daemon's http server; (0, b"") where nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+    def get(self, path: str, port: int = 0) -> tuple[int, bytes]:
+        """An answer of the daemon's http server, or of another's on `port`; (0, b"") where nobody answers."""
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=10)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -208,7 +208,8 @@ def total(summary: Mapping[str, Any], outcome: str, sink: str = "lake") -> int:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody has."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -220,3 +220,14 @@ def test_the_wrong_place_is_a_byte(raw: bytes, byte: int, why: str) -> None:
 
 def test_a_number_of_a_million_digits_is_not_wrong() -> None:
     assert find_wrong(b"1" * 1_000_000) is None
+
+
+def test_a_code_that_no_letter_has_is_told_with_those_there_are(project: Project) -> None:
+    assert project.run("dead", "list", "CONFIG", "--code", "nope").err == "No dead letters.\n"
+    project.letter("1", code="unreadable")
+    project.letter("2", sink="lake", code="refused")
+    said = "No dead letter has the code 'nope'. The codes there are: refused, unreadable.\n"
+    for words in (["list"], ["replay", "--yes"], ["discard", "--yes", "--reason", "x"]):
+        answer = project.run("dead", words[0], "CONFIG", "--code", "nope", *words[1:])
+        assert (answer.code, answer.out, answer.err) == (0, "", said)
+    assert project.run("dead", "list", "CONFIG", "--sink", "hook").err == "The filters let none of 2 dead letters through.\n"

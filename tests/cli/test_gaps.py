@@ -84,6 +84,35 @@ def test_on_a_terminal_it_asks_and_no_is_the_default(project: Project, monkeypat
     assert ("Nothing was changed." in answer.err) == (acked == "")
 
 
+def test_all_that_the_filters_let_through_is_shown_and_acknowledged_at_once(project: Project) -> None:
+    project.gap("g1")
+    project.gap("g2", kind="reset")
+    project.gap("g3", kind="reset", sink="hook")
+    project.run("gaps", "ack", "g2", "CONFIG", "--reason", "first", "--yes")
+    words = ("gaps", "ack", "--all", "CONFIG", "--reason", "copied")
+    assert (project.run(*words).code, sum(bool(gap.acked) for gap in project.gaps())) == (2, 1), "it asks"
+    assert project.run("gaps", "ack", "--all", "CONFIG", "--yes").err.startswith("DSQLCDC-E090 a gap is acknowledged with a reason.")
+    assert project.run("gaps", "CONFIG", "--kind", "trimmed", "--json").jsons[0]["id"] == "g1"
+    answer = project.run(*words, "--sink", "lake", "--yes", "--json")
+    assert (answer.code, [gap["id"] for gap in answer.jsons]) == (0, ["g1"])
+    assert "g1" in answer.err, "what is acknowledged is shown"
+    assert answer.err.endswith("1 of 1 gap acknowledged.\n")
+    assert project.run(*words, "--yes").code == 0
+    assert {gap.id: gap.acked for gap in project.gaps()} == {"g1": "copied", "g2": "first", "g3": "copied"}
+    assert project.run(*words, "--yes").err == "No gaps to acknowledge.\n"
+    assert project.run("gaps", "CONFIG").code == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["ack"], ["ack", "--all"], ["--all", "CONFIG"], ["ack", "g1", "--all", "CONFIG"], ["ack", "g1", "CONFIG", "--kind", "reset"]]
+)
+def test_words_that_mean_nothing_are_a_usage_error(project: Project, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (project.directory / "ack").write_text(project.config.read_text())
+    monkeypatch.chdir(project.directory)
+    answer = project.run("gaps", *words, "--reason", "x", "--yes")
+    assert (answer.code, answer.err.startswith("DSQLCDC-E090 these are not the arguments of `gaps`")) == (2, True)
+
+
 def test_incomplete_rows_have_their_own_remedy(project: Project) -> None:
     project.gap("g2", kind="incomplete", from_time=0.0, to_time=0.0)
     assert "Pieces of oversized rows never came" in project.run("gaps", "CONFIG").err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import sys
@@ -14,6 +15,7 @@ import boto3
 import pytest
 
 from dsqlcdc.stores.files import FileDeadLetters
+from dsqlcdc.stores.s3_dead_letters import S3DeadLetters
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
 from dsqlcdc.testing.local import LocalAws
 from dsqlcdc.testing.records import chunked, full
@@ -242,6 +244,33 @@ def test_options_that_mean_nothing_are_refused(project: Project, words: list[str
     assert project.run("dead", "replay", "CONFIG", *words).code == 2
 
 
+async def _stored(path: Path, bucket: str, prefix: str) -> None:
+    """The letters of a directory, as the daemon would have put them into S3."""
+    one, two = FileDeadLetters(path), S3DeadLetters(bucket, prefix)
+    async for _, letter in one.letters():
+        await two.put(letter)
+    await two.close()
+
+
+def test_letters_in_s3_are_replayed_and_discarded_as_files_are(road: Road) -> None:
+    main, *pieces = chunked("c", "t.x", {"id": 9, "text": "x" * 4000}, int(NOW * 1e9), size=1000)
+    for n, raw in enumerate([row(1), row(2, "u.y"), b"no record", main, *pieces]):
+        road.letter(str(n + 1), raw=raw, code="unreadable" if raw == b"no record" else "bad_row")
+    asyncio.run(_stored(road.directory / "dead-letters", "lake", "letters/"))
+    road.configure(dead_letters={"type": "s3", "bucket": "lake", "prefix": "letters/"})
+    first = road.run("dead", "replay", "CONFIG", "--yes", "--json")
+    assert first.code == 4
+    assert sorted(line["outcome"] for line in first.jsons) == ["dead", *["delivered"] * (3 + len(pieces))]
+    assert road.ids() == [1, 2, 9]
+    (name,) = road.names()
+    shown = road.run("dead", "show", name, "CONFIG", "--json").json
+    assert (shown["attempts"], [each["code"] for each in shown["tries"]]) == (2, ["unreadable"])
+    assert road.run("dead", "discard", "CONFIG", "--yes", "--reason", "a stranger's").code == 0
+    assert road.names() == []
+    keys = [entry["Key"] for entry in road.s3.list_objects_v2(Bucket="lake", Prefix="letters/")["Contents"]]
+    assert sorted(key.split("/")[1] for key in keys) == ["discarded", *["replayed"] * (3 + len(pieces))]
+
+
 # tail ----------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +347,23 @@ def test_a_reset_ahead_skips_and_is_a_gap(road: Road) -> None:
     assert road.ids() == [1, 3]
 
 
+def test_a_checkpoint_in_dynamodb_is_reset_and_what_is_repeated_is_said(road: Road) -> None:
+    state = {"type": "dynamodb", "table": "state", "create": True}
+    road.configure({"lake": {"type": "drop"}}, state=state, fragments={"type": "memory"})
+    road.put(row(1), row(2))
+    assert road.once() == {"delivered": 2}
+    answer = road.run("checkpoint", "reset", "CONFIG", "--sink", "lake", "--to", "trim_horizon", "--yes")
+    assert answer.code == 0, answer.err
+    assert "What was delivered is forgotten and delivered again" in answer.err
+    assert road.once() == {"delivered": 2}
+    road.put(row(3))
+    road.aws.advance(60)
+    answer = road.run("checkpoint", "reset", "CONFIG", "--sink", "lake", "--to", "latest", "--yes", "--json")
+    assert (answer.code, {shard["effect"] for shard in answer.json["shards"]}) == (0, {"skips"})
+    assert {gap["kind"] for gap in road.run("gaps", "CONFIG", "--json").jsons} == {"reset"}
+    assert road.once() == {}
+
+
 def test_only_the_shards_that_were_named_are_reset(road: Road) -> None:
     road.put(*map(row, range(20)))
     road.once()
@@ -337,8 +383,6 @@ async def _held(path: Path) -> SqliteCheckpoints:
 
 
 def test_a_reset_is_refused_where_there_is_nothing_or_somebody_runs(road: Road) -> None:
-    import asyncio
-
     words = ("checkpoint", "reset", "CONFIG", "--sink", "lake", "--to", "latest", "--yes")
     assert "E097" in road.run(*words).err
     road.put(row(1))

@@ -133,3 +133,16 @@ def test_the_schema_refuses_what_lint_refuses(findings: Lint, extra: str) -> Non
     data = parse(text, lambda *_: None, lambda value, _: (value, False)).data
     assert findings(text)
     assert not jsonschema.Draft202012Validator(schema()).is_valid(data)
+
+
+def test_what_is_shown_of_a_sink_has_its_defaults_and_none_of_its_secrets(write: Callable[[str], Path]) -> None:
+    text = BASE + (
+        "  lake: {type: s3, bucket: lake}\n"
+        "  hook: {type: webhook, url: 'https://x.example', secrets: [whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw], headers: {x-key: hunter2}}\n"
+    )
+    shown = show(load(write(text.replace("sinks: {out: {type: drop}}", "sinks:")), {}))["sinks"]
+    assert shown["lake"]["roll"] == {"bytes": "64MiB", "age": "1m", "records": 100_000}
+    assert (shown["lake"]["prefix"], shown["lake"]["parallel"], shown["hook"]["timeout"]) == ("", 4, "15s")
+    assert (shown["hook"]["secrets"], shown["hook"]["headers"]) == (["***"], "***")
+    assert "hunter2" not in str(shown)
+    assert "MfKQ9r8" not in str(shown)

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
@@ -51,6 +52,16 @@ def test_json_holds_the_message_the_extra_fields_and_the_fault() -> None:
         "shards": ["a"],
         "error": {"code": "DSQLCDC-E101", "what": "no such bucket", "where": "sink lake", "why": "NoSuchBucket", "run": "create it"},
     }
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_remedies_name_the_config_file_where_it_is_known(form: Literal["text", "json"]) -> None:
+    out = io.StringIO()
+    setup(form, stream=out, config="conf/orders.yaml")
+    logging.getLogger("dsqlcdc.daemon").error("%s", Misconfigured("x", why="see CONFIGURED", run="dsqlcdc status CONFIG"))
+    said = out.getvalue()
+    assert "dsqlcdc status conf/orders.yaml" in said
+    assert ("see CONFIGURED" in said, "CONFIG " in said, '"dsqlcdc status CONFIG"' in said) == (True, False, False)
 
 
 def test_json_takes_a_fault_with_numbers_in_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import defaultdict
 
 import pytest
@@ -69,6 +70,37 @@ def test_the_registry_sees_the_codes() -> None:
     assert found["E001"] == "ConfigError"
     assert found["E120"] == "Unavailable"
     assert any(use.fault == "ConfigError" and use.what == "a row model is a pydantic model" for use in codes(sources()))
+
+
+SILENT = {"Unavailable", "Finding"}
+"""What is asked again; and what names its own command, `config lint`."""
+
+
+def speechless(modules: Sources) -> list[str]:
+    """Faults that end a command or a sink and name no next step."""
+    ending = {name for name, ancestors in fault_classes(modules).items() if not {name, *ancestors} & SILENT}
+    found: list[str] = []
+    for module, text in modules.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ending:
+                named = {keyword.arg for keyword in node.keywords}
+                if node.args and not named & {"run", None}:
+                    found.append(f"{module}:{node.lineno} {node.func.id}")
+    return found
+
+
+ELSEWHERE = {"dsqlcdc_webhook"}
+"""Its remedies are the receiver's owner's."""
+
+
+def test_what_ends_a_command_or_a_sink_says_what_to_do_next() -> None:
+    assert [found for found in speechless(sources()) if found.partition(".")[0] not in ELSEWHERE] == []
+
+
+def test_a_fault_that_says_nothing_to_do_is_found() -> None:
+    """Control."""
+    assert speechless({**TREE, "a": 'Held("x", where="y")'}) == ["a:1 Held"]
+    assert speechless({**TREE, "a": 'Held("x", run="y")'}) == []
 
 
 TREE = {

@@ -111,6 +111,17 @@ def test_errors_that_are_no_answers_have_their_kind_too(error: Exception, kind: 
     assert type(translate(error, doing="read", where="x")) is kind
 
 
+def test_whom_nobody_reached_is_named_without_a_user() -> None:
+    said = str(
+        translate(botocore.EndpointConnectionError(endpoint_url="http://u:hunter2@host:4566/path?q", error="e"), doing="read", where="x")
+    )
+    assert said == "DSQLCDC-E120 cannot read, x: the endpoint cannot be reached: host:4566 (EndpointConnectionError)."
+    assert ": s3.eu-west-1.amazonaws.com:443" in str(
+        translate(botocore.ReadTimeoutError(endpoint_url="https://s3.eu-west-1.amazonaws.com/b"), doing="read", where="x")
+    )
+    assert translate(botocore.ReadTimeoutError(endpoint_url="http://[::1"), doing="read", where="x").code == "E120"
+
+
 def test_a_clock_that_is_wrong_is_not_taken_for_wrong_credentials() -> None:
     fault = translate(failure("InvalidSignatureException", "Signature expired: 1 is now earlier than 2"), doing="read", where="x")
     assert isinstance(fault, Unavailable)

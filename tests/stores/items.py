@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dsqlcdc.errors import Unavailable
 from dsqlcdc.stores.dynamodb_items import HEAD, Item
@@ -29,6 +29,14 @@ class Table:
         if item.sk == HEAD:
             self.history.append(item)
         return True
+
+    def apply_all(self, writes: Sequence[tuple[Item, Item | None]]) -> bool:
+        """All or nothing."""
+        for item, over in writes:
+            stored = self.items.get((item.pk, item.sk))
+            if (stored is None) != (over is None) or (stored and over and (stored.token, stored.version) != (over.token, over.version)):
+                return False
+        return {self.apply(item, over, condition=True) for item, over in writes} == {True}
 
 
 class FakeItems:
@@ -65,6 +73,16 @@ class FakeItems:
     async def replace(self, item: Item, over: Item) -> bool:
         return await self._write(item, over, condition=True)
 
+    async def together(self, writes: Sequence[tuple[Item, Item | None]]) -> bool:
+        await self._turn()
+        if self.rng.random() < self.trouble:
+            if self.rng.random() < 0.7:
+                self._later(lambda: self.table.apply_all(writes), self.rng.uniform(0, 30))
+            raise Unavailable("no answer in time")
+        answer = self.table.apply_all(writes)
+        await self.going.wait()
+        return answer
+
     async def delete(self, pk: str, sk: str) -> None:
         await self._turn()
         self.table.writes += 1
@@ -77,16 +95,16 @@ class FakeItems:
         await self._turn()
         if self.rng.random() < self.trouble:
             if self.rng.random() < 0.7:  # it is on its way still, and arrives within half a minute whatever becomes of its sender
-                self._later(item, over, condition, self.rng.uniform(0, 30))
+                self._later(lambda: self.table.apply(item, over, condition=condition), self.rng.uniform(0, 30))
             raise Unavailable("no answer in time")
         answer = self.table.apply(item, over, condition=condition)
         await self.going.wait()
         return answer
 
-    def _later(self, item: Item, over: Item | None, condition: bool, delay: float) -> None:
+    def _later(self, write: Callable[[], bool], delay: float) -> None:
         async def arrive() -> bool:
             await asyncio.sleep(delay)
-            return self.table.apply(item, over, condition=condition)
+            return write()
 
         task = asyncio.ensure_future(arrive())
         self.table.late.add(task)

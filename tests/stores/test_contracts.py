@@ -16,13 +16,8 @@ from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
-from dsqlcdc.testing.stores import (
-    check_checkpoint_store,
-    check_dead_letter_store,
-    check_fragment_store,
-    check_letter_box,
-    check_resettable_store,
-)
+from dsqlcdc.testing.letters import check_dead_letter_store, check_letter_box
+from dsqlcdc.testing.stores import check_checkpoint_store, check_fragment_store, check_resettable_store
 
 
 def checkpoints(kind: str, path: Path) -> Callable[[], CheckpointStore]:

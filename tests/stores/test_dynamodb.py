@@ -18,7 +18,7 @@ from dsqlcdc.stores.dynamodb_checkpoints import DynamoCheckpoints
 from dsqlcdc.stores.dynamodb_items import HEAD, DynamoItems, Item
 from dsqlcdc.testing import virtual
 from dsqlcdc.testing.local import LocalAws
-from dsqlcdc.testing.stores import check_checkpoint_store
+from dsqlcdc.testing.stores import check_checkpoint_store, check_resettable_store
 
 from .items import FakeItems, Table
 
@@ -44,6 +44,16 @@ async def test_checkpoints_cut_into_items_of_their_own_keep_the_contract(aws: Aw
 async def test_checkpoints_over_the_narrow_port_keep_the_contract() -> None:
     table = Table()
     await check_checkpoint_store(lambda: DynamoCheckpoints("", items=FakeItems(table), beat=0.01))
+
+
+@pytest.mark.parametrize("room", [300_000, 250])
+async def test_dynamodb_checkpoints_are_reset_by_the_contract(aws: Aws, room: int) -> None:
+    await check_resettable_store(lambda: DynamoCheckpoints("state", aws, create=True, beat=0.05, room=room))
+
+
+async def test_checkpoints_over_the_narrow_port_are_reset_by_the_contract() -> None:
+    table = Table()
+    await check_resettable_store(lambda: DynamoCheckpoints("", items=FakeItems(table), beat=0.01))
 
 
 # what DynamoDB answers -----------------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from dsqlcdc.core.ports import DeadLetter
 from dsqlcdc.errors import Misconfigured, Unavailable
 from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.s3_dead_letters import S3DeadLetters
+from dsqlcdc.testing.letters import check_dead_letter_store, check_letter_box
 from dsqlcdc.testing.local import LocalAws
-from dsqlcdc.testing.stores import check_dead_letter_store
 
 LETTER = DeadLetter(
     pipeline="p",
@@ -45,6 +45,11 @@ async def bucket(name: str = "letters") -> None:
 async def test_s3_dead_letters_keep_the_contract(aws: LocalAws) -> None:
     await bucket()
     await check_dead_letter_store(lambda: S3DeadLetters("letters", "dead/", config_sha256="abc"))
+
+
+async def test_s3_dead_letters_are_dealt_with_by_the_contract(aws: LocalAws) -> None:
+    await bucket()
+    await check_letter_box(lambda: S3DeadLetters("letters", "dead/"))
 
 
 async def test_a_letter_has_the_name_and_the_bytes_of_its_file(aws: LocalAws, tmp_path: Path) -> None:
@@ -122,6 +127,24 @@ async def test_what_s3_refuses_settles_nothing(aws: LocalAws, code: str, status:
     with pytest.raises(fault):
         await store.put(LETTER)
     assert await store.put(LETTER) is True
+    await store.close()
+
+
+async def test_denied_is_gone_where_s3_tells_no_more_and_the_letter_is_not_listed(aws: LocalAws) -> None:
+    await bucket()
+    store = S3DeadLetters("letters")
+    await store.put(LETTER)
+    (name,) = [name async for name, _ in store.letters()]
+    denied = {"service": "s3", "operation": "GetObject", "code": "AccessDenied", "status": 403}
+    aws.fault("error", **denied)
+    with pytest.raises(Misconfigured, match="E102"):
+        await store.letter(name)
+    await store.close_letter(name, "discarded", "discarded", "seen", 1.0)
+    aws.fault("error", **denied)
+    await store.tried(name, "refused", "again", 2.0)
+    aws.fault("error", **denied)
+    assert not await store.close_letter(name, "discarded", "discarded", "seen", 1.0)
+    assert [name async for name, _ in store.letters()] == []
     await store.close()
 
 
