@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, SecretStr, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, WithJsonSchema, field_validator, model_validator
 from yarl import URL
 
 from dsqlcdc.options import Duration, Size, StrictOptions, duration, size
@@ -105,13 +105,15 @@ class Options(StrictOptions):
     def networks(self) -> tuple[Network, ...]:
         return tuple(ip_network(cidr) for cidr in self.allow_private)
 
-    @model_validator(mode="after")
-    def _fits_the_format(self) -> Self:
-        if self.batch is not None and self.format != "cloudevents":
-            raise ValueError(f"batch goes with format cloudevents only: CloudEvents has no batches of {self.format}")
-        if self.claim_check is not None and self.format == "raw":
+    @field_validator("batch", "claim_check")
+    @classmethod
+    def _fit_the_format(cls, value: Batch | ClaimCheck | None, info: ValidationInfo) -> Batch | ClaimCheck | None:
+        format = info.data.get("format", "cloudevents")
+        if isinstance(value, Batch) and format != "cloudevents":
+            raise ValueError(f"batch goes with format cloudevents only: CloudEvents has no batches of {format}")
+        if isinstance(value, ClaimCheck) and format == "raw":
             raise ValueError("claim_check does not go with format raw, which has no place to say where the data is")
-        return self
+        return value
 
     @model_validator(mode="after")
     def _url_fits(self) -> Self:

@@ -14,7 +14,7 @@ from dsqlcdc_webhook.claim import ROOM, Claims, secrets_of
 from dsqlcdc_webhook.endpoint import Endpoint
 from dsqlcdc_webhook.event import BATCH, data
 from dsqlcdc_webhook.options import Options
-from dsqlcdc_webhook.parcel import FORMS, Parcel, claimed
+from dsqlcdc_webhook.parcel import FORMS, Format, Parcel, claimed
 from dsqlcdc_webhook.post import NoAnswer, Post
 from dsqlcdc_webhook.rounds import Round
 from dsqlcdc_webhook.sign import Signer
@@ -33,7 +33,8 @@ class Requests:
 
     def __init__(self, options: Options, endpoint: Endpoint, post: Post, claims: Claims | None, clock: Callable[[], float]) -> None:
         self._endpoint, self._post, self._claims, self._clock = endpoint, post, claims, clock
-        self._format, self._form = options.format, FORMS[options.format]
+        self._format: Format = options.format
+        self._form = FORMS[options.format]
         self._above = options.claim_check.above if options.claim_check is not None else None
         self._batch = options.batch
         self._most_bytes = options.batch.max_bytes if options.batch is not None else 0
