@@ -25,8 +25,8 @@ class Standstill:
 
     def look(self, now: float, oldest: float, owed: Iterable[float], stood: float) -> None:
         """Look again. `owed`: up to when (arrival, seconds) nothing is owed, of each shard that is not done with; `oldest`: no record that
-        arrived before it can be read any more; `stood`: seconds for which nothing was settled though something waits, less the age at which a batch is
-        written."""
+        arrived before it can be read any more; `stood`: seconds for which nothing was settled though something waits, less the age at
+        which a batch is written."""
         since = min(owed, default=now)
         self.used = max(0.0, (now - since) / (now - oldest)) if now > oldest else 0.0
         reached = max((level for level in LEVELS if self.used >= level), default=0.0)
