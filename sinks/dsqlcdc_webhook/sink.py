@@ -26,8 +26,8 @@ from dsqlcdc_webhook.requests import CLAIM, Requests
 _WRITTEN = 8 * 1024 * 1024
 _WRITTEN_IN_BATCHES = 32 * 1024 * 1024
 _READ = 64 * 1024
-_READ_OF_BATCHES = 4 * 1024 * 1024
-"""Bytes read of an answer, which for a batch may name each event."""
+_READ_AN_EVENT = 1024
+"""Bytes read of an answer, and so many more for each event of a batch, which it may name."""
 
 
 class WebhookSink(Sink):
@@ -94,7 +94,7 @@ class WebhookSink(Sink):
             concurrency=options.concurrency,
             timeout=options.timeout,
             connect_timeout=options.connect_timeout,
-            read=_READ if options.batch is None else _READ_OF_BATCHES,
+            read=_READ + (0 if options.batch is None else _READ_AN_EVENT * options.batch.max_items),
         )
 
     def _s3(self) -> Claims:
