@@ -262,6 +262,8 @@ class Delivery:
             if setbacks is None:  # type: ignore[unreachable, unused-ignore]  # a sink's author may forget to answer
                 raise self._broken("write answered None, not a sequence of setbacks")
             self.batches += 1
+            if len(setbacks) < len(changes):
+                self._moved = asyncio.get_running_loop().time()
             if not setbacks:
                 self._rate.passed(len(changes))
                 for lot in batch:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsqlcdc.contract import Change, Setback
+from dsqlcdc.contract import Batching, Change, Setback
 from dsqlcdc.core.pipeline import Pipeline, Recipe
 from dsqlcdc.core.ports import Name
 from dsqlcdc.core.standstill import LEVELS, PATIENCE, Standstill
@@ -98,3 +98,31 @@ def test_a_pipeline_whose_sink_is_down_alarms_at_each_level_and_is_calm_again_af
     assert [message.count("alarm,") for message in told] == [1, 1, 1, 0]
     assert "in 12.0 h" in told[0] or "in 11." in told[0]
     assert "alarm over" in told[3]
+
+
+def test_a_sink_with_a_long_queue_that_moves_never_stands() -> None:
+    async def story() -> None:
+        loop, stream = asyncio.get_running_loop(), MemoryStream(shards=1)
+
+        async def answer(changes: Sequence[Change]) -> Sequence[Setback]:
+            await asyncio.sleep(30)
+            return ()
+
+        for n in range(20):
+            stream.put(next(iter(stream.shards)), full("c", "app.t", {"id": n}, n + 1))
+        pipeline = Pipeline(
+            Recipe(
+                name=Name("p", "hook", stream.name), source=Held(stream), sink=RecordingSink(answer, batching=Batching(records=1)),
+                tables=Tables({"*": Rule(key=("id",))}), checkpoints=MemoryCheckpoints(), dead_letters=Letters(),
+                fragments=MemoryFragments(("hook",)), clock=lambda: stream.now + 2 * DAY, random=lambda: 0.5,
+            )
+        )  # fmt: skip
+        running = asyncio.create_task(pipeline.run(asyncio.Event()))
+        while not running.done():
+            await asyncio.sleep(10)
+            assert pipeline.status().alarm == 0
+        await running
+        assert loop.time() > 500
+        assert pipeline.status().retention_used > 0.5
+
+    virtual.run(story())
