@@ -10,7 +10,7 @@ import msgspec
 
 from dsqlcdc.contract import Change, Op
 
-__all__ = ["commit_time", "line"]
+__all__ = ["commit_time", "line", "received"]
 
 _LINE_FEED, _RETURN = b"\n\r"  # as integers: looking for one byte is five times faster so
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -71,7 +71,7 @@ def line(change: Change, raw: bool = False) -> bytes:
         change.sequence,
         _second(arrived) + str(millis + 1000)[1:] + "Z",
     )
-    text = _encode(_RawLine(*fields, _received(change)) if raw else _Line(*fields))
+    text = _encode(_RawLine(*fields, received(change)) if raw else _Line(*fields))
     if _LINE_FEED in text or _RETURN in text:
         # An image may have line ends between its tokens; inside strings they cannot stand unescaped.
         text = text.replace(b"\n", b" ").replace(b"\r", b" ")
@@ -88,7 +88,7 @@ def _second(seconds: int) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat() + "."
 
 
-def _received(change: Change) -> str | dict[str, str]:
+def received(change: Change) -> str | dict[str, str]:
     if not change.assembled:
         return change.raw.decode()
     return {"main": change.raw.decode(), **{name: text.decode() for name, text in change.assembled.items()}}

@@ -139,6 +139,18 @@ METRICS: Sequence[Metric] = (
         "Commit time in the database of the newest change settled by the sink.",
         of_status=lambda s, _: _one(s.newest_version / 1e9) if s.newest_version else (),
     ),
+    Metric(
+        "dsqlcdc_retention_used_ratio",
+        "gauge",
+        "The part of the stream's retention that has gone by over the oldest change owed. At 1 changes are lost.",
+        of_status=lambda s, _: _one(s.retention_used),
+    ),
+    Metric(
+        "dsqlcdc_standstill_alarm",
+        "gauge",
+        "0, or the part of the retention (0.5, 0.75, 0.9) reached while the sink takes nothing.",
+        of_status=lambda s, _: _one(s.alarm),
+    ),
     Metric("dsqlcdc_gaps", "gauge", "Gaps (changes that may be lost) found by this run.", of_status=lambda s, _: _one(s.gaps)),
     Metric(
         "dsqlcdc_state",

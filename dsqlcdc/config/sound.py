@@ -30,6 +30,7 @@ def check_sound(
         _masks(config, sink, findings)
     _lakes(places, findings)
     _letters(config, places, findings)
+    _claims(config, places, findings)
     _region(config, findings)
 
 
@@ -111,9 +112,10 @@ def _memory(config: Config, sink: SinkConfig, findings: Findings) -> None:
 
 
 def _masks(config: Config, sink: SinkConfig, findings: Findings) -> None:
-    if sink.masks and sink.options.get("raw"):
+    raw = "raw" if sink.options.get("raw") else "format" if sink.options.get("format") == "raw" else None
+    if sink.masks and raw is not None:
         why = "the record as received holds what is masked"
-        findings.at("E038", ("sinks", sink.name, "raw"), "raw beside masked columns", why=why, fix="Remove raw, or mask and exclude")
+        findings.at("E038", ("sinks", sink.name, raw), "raw beside masked columns", why=why, fix="Remove raw, or mask and exclude")
     for pattern, columns in sink.masks.items():
         for tables, table in config.tables.items():
             named = sorted(set(columns) & set(table.key or ()))
@@ -149,6 +151,19 @@ def _letters(config: Config, places: Mapping[str, tuple[str, str]], findings: Fi
             if bucket == store.bucket and store.prefix.startswith((f"{prefix}data/", f"{prefix}manifests/")):
                 why = f"sink {name!r} writes there, and readers of the lake would take them for rows"
                 findings.at("E022", (block, "prefix"), f"{what} inside a lake", why=why, fix="Give them a prefix of their own")
+
+
+def _claims(config: Config, places: Mapping[str, tuple[str, str]], findings: Findings) -> None:
+    for sink in config.sinks.values():
+        check: Any = sink.options.get("claim_check")
+        if not isinstance(check, dict):
+            continue
+        given: dict[str, Any] = check  # pyright: ignore[reportUnknownVariableType]
+        for name, (bucket, prefix) in places.items():
+            if given.get("bucket") == bucket and str(given.get("prefix", "claims/")).startswith((f"{prefix}data/", f"{prefix}manifests/")):
+                why = f"sink {name!r} writes there, and readers of the lake would take claims for rows"
+                path = ("sinks", sink.name, "claim_check")
+                findings.at("E022", path, "claims inside a lake", why=why, fix="Give them a prefix of their own", key=True)
 
 
 def _overlap(one: tuple[str, str], two: tuple[str, str]) -> bool:

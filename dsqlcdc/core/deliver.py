@@ -117,6 +117,12 @@ class Delivery:
         self._closed = False
         self._next = 0
         self.batches = self.retries = 0
+        self._moved = 0.0
+
+    @property
+    def stood(self) -> float:
+        """Seconds for which nothing was settled though something waits for the sink."""
+        return 0.0 if self.idle else asyncio.get_running_loop().time() - self._moved
 
     def offer(self, changes: Sequence[Change], debts: Sequence[int]) -> None:
         """Take changes over, in order. Changes of one key go down one lane where the sink needs order."""
@@ -138,6 +144,8 @@ class Delivery:
 
     def _append(self, lane: _Lane, changes: Sequence[Change], debts: Sequence[int]) -> None:
         lot = Lot(changes, debts, size_of(changes), asyncio.get_running_loop().time())
+        if self.idle:
+            self._moved = lot.since
         lane.pending.append(lot)
         lane.records += len(changes)
         lane.bytes += lot.size
@@ -254,6 +262,8 @@ class Delivery:
             if setbacks is None:  # type: ignore[unreachable, unused-ignore]  # a sink's author may forget to answer
                 raise self._broken("write answered None, not a sequence of setbacks")
             self.batches += 1
+            if len(setbacks) < len(changes):
+                self._moved = asyncio.get_running_loop().time()
             if not setbacks:
                 self._rate.passed(len(changes))
                 for lot in batch:
@@ -305,6 +315,7 @@ class Delivery:
 
     def _done(self, changes: Sequence[Change], debts: Sequence[int], outcome: Outcome) -> None:
         if changes:
+            self._moved = asyncio.get_running_loop().time()
             self._room.give(size_of(changes))
             self._settle(changes, debts, outcome)
 

@@ -24,6 +24,7 @@ from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterSt
 from dsqlcdc.core.reassemble import Reassembler
 from dsqlcdc.core.route import Route, Router
 from dsqlcdc.core.sequence import Latest, Sequencer, Unique
+from dsqlcdc.core.standstill import Standstill
 from dsqlcdc.core.tables import Tables
 from dsqlcdc.core.telemetry import Counts, ShardStatus, Status
 from dsqlcdc.errors import Fault
@@ -76,6 +77,8 @@ class Pipeline:
         self._committer: Committer | None = None
         self._committing = asyncio.Lock()
         self._seen: dict[str, tuple[int, float, float]] = {}
+        self._began: dict[str, float] = {}
+        self._standstill = Standstill(f"{recipe.name.pipeline}/{recipe.name.sink}")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read, deliver and commit until the source ends or `stop` is set; then drain and commit what was settled.
@@ -244,6 +247,8 @@ class Pipeline:
                     await intake.remember(page)
                     continue
                 await intake.take(page)
+                if page.records:
+                    self._began.setdefault(page.shard, page.records[0].arrived)
                 self._seen[page.shard] = (page.behind, page.records[-1].arrived if page.records else 0.0, page.read_at)
                 if self._room.full and self._delivery is not None:
                     self._delivery.starve()
@@ -256,7 +261,15 @@ class Pipeline:
     async def _commit_often(self) -> None:
         while True:
             await asyncio.sleep(self._recipe.commit_every)
+            self._look()
             await self._commit()
+
+    def _look(self) -> None:
+        recipe, delivery, committer = self._recipe, self._delivery, self._committer
+        if delivery is not None and committer is not None:
+            marks = [(mark.arrived or self._began.get(shard, 0.0), mark) for shard, mark in committer.marks.items()]
+            owed = [arrived for arrived, mark in marks if arrived and mark.position.kind != "end"]
+            self._standstill.look(recipe.clock(), recipe.source.oldest_readable(), owed, delivery.stood - recipe.sink.batching.age)
 
     async def _commit(self) -> None:
         async with self._committing:
@@ -314,6 +327,8 @@ class Pipeline:
             gaps=self.counts.gaps,
             shards=tuple(shards),
             reason=str(self.fault) if self.fault is not None else "",
+            retention_used=self._standstill.used,
+            alarm=self._standstill.level,
         )
 
 

@@ -40,7 +40,11 @@ class ShardStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """One pipeline at a moment. read == sum of settled + open."""
+    """One pipeline at a moment. read == sum of settled + open.
+
+    `retention_used`: the part (from 0) of the stream's retention that has gone by since nothing was owed. `alarm`: the level of it that was
+    told because the sink stands still, 0 where it does not.
+    """
 
     pipeline: str
     sink: str
@@ -63,3 +67,5 @@ class Status(msgspec.Struct, frozen=True):
     gaps: int
     shards: Sequence[ShardStatus]
     reason: str = ""
+    retention_used: float = 0.0
+    alarm: float = 0.0

@@ -12,7 +12,8 @@ __all__ = ["Readiness", "Unready"]
 
 
 class Unready(msgspec.Struct, frozen=True):
-    """Why a pipeline is not ready. `code`: starting, draining, stopped, not_reading, not_delivering, not_committing."""
+    """Why a pipeline is not ready. `code`: starting, draining, stopped, retention, not_reading, not_delivering,
+    not_committing."""
 
     pipeline: str
     sink: str
@@ -36,7 +37,7 @@ class _Seen(msgspec.Struct):
 class Readiness:
     """The rule, over time. Ask it with every pipeline's status and the monotonic time in seconds; it only remembers, it never waits.
 
-    A running pipeline is ready unless for `patience` seconds it
+    A running pipeline is ready unless its sink stands still while half of the stream's retention or more is gone, or for `patience` seconds it
     - read nothing: no shard was read, though one is open (at the tip and idle, shards are read all the same);
     - delivered nothing, though changes are in flight to the sink (what only waits for its other pieces is no stall);
     - committed nothing, though records were settled since the last commit and something had to be tried again (a commit may also be missing
@@ -92,6 +93,9 @@ class Readiness:
     def _stall(self, status: Status, seen: _Seen, now: float) -> tuple[str, str] | None:
         if status.state != "running":
             return None
+        if status.alarm:
+            why = f"the sink takes nothing and {status.retention_used:.0%} of the stream's retention are gone: what is older is lost"
+            return "retention", f"{why}{_retrying(status.retries)}"
         if status.in_flight_bytes and now - seen.settled_at >= self.patience:
             why = f"nothing was settled for {now - seen.settled_at:.0f} s, {status.open} records are open{_retrying(status.retries)}"
             return "not_delivering", why

@@ -25,7 +25,7 @@ class _Jumping(selectors.BaseSelector):
 
     def __init__(self, grace: float) -> None:
         self._real = selectors.DefaultSelector()
-        self._grace = grace
+        self.grace = grace
         self.now = 0.0
         self.jobs = 0
 
@@ -51,12 +51,12 @@ class _Jumping(selectors.BaseSelector):
         if self.jobs:  # a thread's result comes first, and costs no virtual time
             return self._real.select(_STALL)
         sockets = len(self._real.get_map()) > 1  # beside the loop's own wake-up pipe
-        if sockets and self._grace > 0:
-            ready = self._real.select(self._grace)
+        if sockets and self.grace > 0:
+            ready = self._real.select(self.grace)
             if ready:
                 return ready
         if timeout is None:
-            ready = self._real.select(_STALL) if sockets and self._grace > 0 else []
+            ready = self._real.select(_STALL) if sockets and self.grace > 0 else []
             if not ready:
                 raise Deadlock("nothing is ready, nothing is scheduled: the awaited thing can never happen")
             return ready
@@ -70,6 +70,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, grace: float = 0.0) -> None:
         self._jumping = _Jumping(grace)
         super().__init__(self._jumping)
+
+    @property
+    def grace(self) -> float:
+        """Real seconds to wait for sockets before the clock jumps; may be set at any time."""
+        return self._jumping.grace
+
+    @grace.setter
+    def grace(self, seconds: float) -> None:
+        self._jumping.grace = seconds
 
     def time(self) -> float:
         return self._jumping.now

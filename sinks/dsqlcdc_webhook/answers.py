@@ -6,9 +6,20 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 
+import msgspec
+
 LONGEST_WAIT = 3600.0
 _PATIENT = frozenset({408, 425, 429})
 _CLOSED = frozenset({401, 403, 410})
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A status, the Retry-After header as sent, and the beginning of the body. `whole`: nothing of the body is missing."""
+
+    status: int
+    retry_after: str | None = None
+    text: bytes = b""
+    whole: bool = True
 
 
 class Meaning(Enum):

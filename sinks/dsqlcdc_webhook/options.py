@@ -7,11 +7,12 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, SecretStr, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, WithJsonSchema, field_validator, model_validator
 from yarl import URL
 
-from dsqlcdc.options import Duration, StrictOptions, duration
+from dsqlcdc.options import Duration, Size, StrictOptions, duration, size
 from dsqlcdc_webhook.addresses import Network, literal, refusal
+from dsqlcdc_webhook.parcel import Format
 from dsqlcdc_webhook.sign import secret_key
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -46,6 +47,28 @@ class Tls(StrictOptions):
         return self
 
 
+class Batch(StrictOptions):
+    """Many events in one request, each of another row."""
+
+    max_items: int = Field(default=100, ge=1, le=10_000, description="events in a request at the most")
+    max_bytes: Size = size("1MiB", least="1KiB", description="of a request's body; a larger event goes alone")
+    linger: Duration = duration("200ms", description="how long the first event waits for others")
+
+
+class ClaimCheck(StrictOptions):
+    """Where the data of large events is put."""
+
+    bucket: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="an S3 bucket")
+    prefix: str = Field(default="claims/", description="goes before the name, `{id}.json`, as it stands")
+    above: Size = size("256KiB", least="1KiB", description="a larger body is put into the bucket; so is one answered with 413")
+    expires: Duration | None = Field(
+        default=None,
+        ge=60,
+        le=7 * 24 * 3600,
+        description="`dataref` is a URL signed for so long; null: s3://bucket/key, for receivers with access of their own",
+    )
+
+
 class Options(StrictOptions):
     """A receiver of signed CloudEvents over HTTPS."""
 
@@ -58,6 +81,11 @@ class Options(StrictOptions):
     concurrency: int = Field(
         default=16, ge=1, le=256, description="requests in flight at the most, one a row; grows and shrinks by the answers"
     )
+    format: Format = Field(
+        default="cloudevents", description="structured JSON; `cloudevents_binary`: attributes as headers; `raw`: the record as received"
+    )
+    batch: Batch | None = Field(default=None, description="`application/cloudevents-batch+json`; null: one event a request")
+    claim_check: ClaimCheck | None = Field(default=None, description="put the data of large events into S3")
     timeout: Duration = duration("15s", least="100ms", description="of a whole request")
     connect_timeout: Duration = duration("3s", least="10ms", description="of connecting, TLS included")
 
@@ -76,6 +104,16 @@ class Options(StrictOptions):
     @property
     def networks(self) -> tuple[Network, ...]:
         return tuple(ip_network(cidr) for cidr in self.allow_private)
+
+    @field_validator("batch", "claim_check")
+    @classmethod
+    def _fit_the_format(cls, value: Batch | ClaimCheck | None, info: ValidationInfo) -> Batch | ClaimCheck | None:
+        format = info.data.get("format", "cloudevents")
+        if isinstance(value, Batch) and format != "cloudevents":
+            raise ValueError(f"batch goes with format cloudevents only: CloudEvents has no batches of {format}")
+        if isinstance(value, ClaimCheck) and format == "raw":
+            raise ValueError("claim_check does not go with format raw, which has no place to say where the data is")
+        return value
 
     @model_validator(mode="after")
     def _url_fits(self) -> Self:

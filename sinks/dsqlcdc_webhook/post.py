@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Protocol
 
 import aiohttp
-import msgspec
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from dsqlcdc_webhook.addresses import Guarded, Network
+from dsqlcdc_webhook.answers import Answer
 
-_READ = 64 * 1024
 _AT_ONCE = 512 * 1024
 """A larger body is sent piece by piece, so that the loop is not held up."""
+_ALERTS = ("ALERT_CERTIFICATE", "ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_UNSUPPORTED_CERTIFICATE", "ALERT_HANDSHAKE_FAILURE")
 _DRAIN = 2.0
 """Seconds to wait for the rest of an answer whose status is known: it is only read to use the connection again."""
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """A status, the Retry-After header as sent, and the beginning of the body."""
-
-    status: int
-    retry_after: str | None = None
-    text: bytes = b""
 
 
 class NoAnswer(Exception):
@@ -60,9 +53,10 @@ class HttpPost:
         concurrency: int,
         timeout: float,
         connect_timeout: float,
+        read: int,
         resolver: AbstractResolver | None = None,
     ) -> None:
-        self._url = URL(url)
+        self._url, self._most, self._met = URL(url), read, False
         connector = aiohttp.TCPConnector(
             limit=concurrency, ssl=tls, resolver=Guarded(resolver or aiohttp.ThreadedResolver(), allowed, where)
         )
@@ -72,40 +66,74 @@ class HttpPost:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={**headers, "User-Agent": "dsqlcdc", "Accept": "*/*", "Accept-Encoding": "identity"},
+            skip_auto_headers=("Content-Type",),
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout),
         )
 
     async def __call__(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         data = BytesIO(body) if len(body) > _AT_ONCE else body
         try:
-            async with self._session.post(self._url, data=data, headers=headers, allow_redirects=False) as response:
-                text = await self._read(response)
-                return Answer(response.status, response.headers.get("Retry-After"), text)
+            response = await self._session.post(self._url, data=data, headers=headers, allow_redirects=False)
+            self._met = True
+            wait = response.headers.get("Retry-After")
+            if response.content.at_eof():  # no body: what most receivers answer; the connection is free again
+                return Answer(response.status, wait)
+            try:
+                text, whole = await self._read(response)
+            finally:
+                response.release()
+            return Answer(response.status, wait, text, whole)
         except TimeoutError as error:
             raise NoAnswer("no answer in time", slow=True) from error
-        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-            raise NoAnswer(f"its certificate is refused: {_short(error)}", untrusted=True) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise NoAnswer(_short(error)) from error
+            raise self._no_answer(error) from error
 
-    @staticmethod
-    async def _read(response: aiohttp.ClientResponse) -> bytes:
-        """The beginning of the body. One that is too long, stalls or breaks is cut with its connection: the status has been said."""
+    def _no_answer(self, error: aiohttp.ClientError | OSError) -> NoAnswer:
+        """What a failed request means. A receiver that refuses our certificate says so by an alert, but mostly nothing is seen of it except
+        the reset right behind it."""
+        text = _short(error)
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            return NoAnswer(f"its certificate is refused: {text}", untrusted=True)
+        if (alert := _alert(error)) is not None:
+            return NoAnswer(f"it refuses our client certificate, or wants one (tls.certificate): {alert}", untrusted=True)
+        if isinstance(error, aiohttp.ClientConnectorSSLError):
+            return NoAnswer(f"no TLS with it: {text}", untrusted=True)
+        if self._url.scheme == "https" and not self._met and _hung_up(error):
+            text += "; it has never answered yet: perhaps it wants a client certificate (tls.certificate)"
+        return NoAnswer(text)
+
+    async def _read(self, response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+        """The beginning of the body, and is it whole? One that is too long, stalls or breaks is cut with its connection: the status has been
+        said."""
         text = b""
         try:
             async with asyncio.timeout(_DRAIN):
-                while len(text) < _READ:
-                    piece = await response.content.read(_READ - len(text))
+                while len(text) < self._most:
+                    piece = await response.content.read(self._most - len(text))
                     if not piece:
-                        return text
+                        return text, True
                     text += piece
         except (TimeoutError, aiohttp.ClientError, OSError):
             pass
         response.close()
-        return text
+        return text, False
 
     async def close(self) -> None:
         await self._session.close()
+
+
+def _alert(error: BaseException) -> str | None:
+    """The alert by which the other side refuses our certificate, or its absence."""
+    for cause in (error, error.__cause__, getattr(error, "os_error", None)):
+        if isinstance(cause, ssl.SSLError) and any(word in (cause.reason or "") for word in _ALERTS):
+            return str(cause)[:300]
+    return None
+
+
+def _hung_up(error: BaseException) -> bool:
+    inner = getattr(error, "os_error", error)
+    reset = isinstance(inner, OSError) and inner.errno in (errno.ECONNRESET, errno.EPIPE)
+    return reset or isinstance(inner, (aiohttp.ServerDisconnectedError, ConnectionResetError))
 
 
 def _short(error: BaseException) -> str:

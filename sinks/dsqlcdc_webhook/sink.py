@@ -4,62 +4,64 @@ concerns a record."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import SecretStr
 from yarl import URL
 
+from dsqlcdc.aws import Aws
 from dsqlcdc.contract import Batching, Change, Context, Misconfigured, Setback, Sink, Unavailable, Verdict
-from dsqlcdc_webhook.answers import Meaning, dead_code, meaning, overloaded, retry_after
-from dsqlcdc_webhook.breaker import Breaker, Window
-from dsqlcdc_webhook.event import CONTENT_TYPE, event
+from dsqlcdc_webhook.claim import Claims, S3Claims
+from dsqlcdc_webhook.endpoint import Endpoint
 from dsqlcdc_webhook.options import Options as WebhookOptions
 from dsqlcdc_webhook.options import Tls
-from dsqlcdc_webhook.post import Answer, HttpPost, NoAnswer, Post
-from dsqlcdc_webhook.rounds import Round
-from dsqlcdc_webhook.sign import secret_key, signatures
+from dsqlcdc_webhook.post import HttpPost, Post
+from dsqlcdc_webhook.requests import CLAIM, Requests
 
-log = logging.getLogger("dsqlcdc.webhook")
-
-MISSING_FOR = 60.0
-"""Seconds that a receiver may answer one change with 404 or 405 before the sink stops."""
-UNTRUSTED_FOR = 600.0
-"""Seconds that a receiver's certificate may be refused before the sink stops."""
-_SHOWN = 500
+_WRITTEN = 8 * 1024 * 1024
+_WRITTEN_IN_BATCHES = 32 * 1024 * 1024
+_READ = 64 * 1024
+_READ_AN_EVENT = 1024
+"""Bytes read of an answer, and so many more for each event of a batch, which it may name."""
 
 
 class WebhookSink(Sink):
     """POSTs each change as a signed CloudEvent. At least once; of one row never two in flight, and none past one that did not go in.
 
-    An endpoint that does not answer is backpressure (Unavailable), however long: no record is dead for it. `post` makes the transport (it is
-    called on entering), `clock` is the wall clock in seconds, for the signatures.
+    An endpoint that does not answer is backpressure (Unavailable), however long: no record is dead for it. `post` and `claims` make the
+    transport and the place of large data (called on entering), `clock` is the wall clock in seconds, for the signatures.
     """
 
     Options = WebhookOptions
-    batching = Batching(bytes=8 * 1024 * 1024, records=256, age=0.05)
+    batching = Batching(bytes=_WRITTEN, records=256, age=0.05)
 
     def __init__(
-        self, options: WebhookOptions, context: Context, *, post: Callable[[], Post] | None = None, clock: Callable[[], float] = time.time
+        self,
+        options: WebhookOptions,
+        context: Context,
+        *,
+        post: Callable[[], Post] | None = None,
+        claims: Callable[[], Claims] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._options, self._clock = options, clock
+        self._options = options
         self._directory = Path(context.directory)
         self._where = f"sink {context.sink}, {URL(options.url).host}"
-        self._make_post = post
-        self._post: Post | None = None
-        self._keys = [secret_key(secret.get_secret_value()) for secret in options.secrets]
-        self._hidden = [value for secret in (*options.secrets, *options.headers.values()) for value in _forms(secret)]
-        self._breaker = Breaker(lambda: asyncio.get_running_loop().time())
-        self._window = Window(options.concurrency)
-        self._quiet_until = 0.0
-        self._missing: dict[bytes, float] = {}
-        self._untrusted: float | None = None
-        self._stop: Misconfigured | None = None
+        self._make_post, self._make_claims = post or self._http, claims or self._s3
+        self._aws = Aws(region=context.region, profile=context.profile, endpoint_url=context.endpoint_url)
+        self._clock = clock
+        self._endpoint = Endpoint(self._where, options.concurrency, clock)
+        self._tls: ssl.SSLContext | None = None
+        self._requests: Requests | None = None
+        self._stack = AsyncExitStack()
+        if (batch := options.batch) is not None:
+            records = min(batch.max_items * options.concurrency, 10_000)
+            self.batching = Batching(min(batch.max_bytes * options.concurrency, _WRITTEN_IN_BATCHES), records, batch.linger)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], context: Context) -> Self:
@@ -67,27 +69,37 @@ class WebhookSink(Sink):
         return cls(cls.Options.model_validate(dict(options)), context)
 
     async def __aenter__(self) -> Self:
-        """Raises Misconfigured where a certificate cannot be read."""
-        if self._make_post is not None:
-            self._post = self._make_post()
-            return self
+        """Raises Misconfigured where a certificate cannot be read, and what opening a client of S3 raises, where one is needed."""
+        self._tls = await asyncio.to_thread(self._trust, self._options.tls)
+        async with AsyncExitStack() as stack:
+            post = self._make_post()
+            stack.push_async_callback(post.close)
+            claims = await stack.enter_async_context(self._make_claims()) if self._options.claim_check is not None else None
+            self._stack = stack.pop_all()
+        self._requests = Requests(self._options, self._endpoint, post, claims, self._clock)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._stack.aclose()
+
+    def _http(self) -> Post:
         options = self._options
-        tls = await asyncio.to_thread(self._trust, options.tls)
-        self._post = HttpPost(
+        assert self._tls is not None
+        return HttpPost(
             options.url,
             where=self._where,
             headers={name: value.get_secret_value() for name, value in options.headers.items()},
             allowed=options.networks,
-            tls=tls,
+            tls=self._tls,
             concurrency=options.concurrency,
             timeout=options.timeout,
             connect_timeout=options.connect_timeout,
+            read=_READ + (0 if options.batch is None else _READ_AN_EVENT * options.batch.max_items),
         )
-        return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._post is not None:
-            await self._post.close()
+    def _s3(self) -> Claims:
+        assert self._options.claim_check is not None
+        return S3Claims(self._options.claim_check, self._aws)
 
     def _trust(self, tls: Tls) -> ssl.SSLContext:
         try:
@@ -100,135 +112,38 @@ class WebhookSink(Sink):
         return context
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
-        """One attempt at each change at the most; what did not go in comes back as RETRY, with those of its row behind it.
+        """One attempt at each change at the most (a batch that is refused whole is halved); what did not go in comes back as RETRY, with
+        those of its row behind it.
 
         Raises Unavailable when none went in, or the circuit is open; Misconfigured when the receiver refuses everything (401, 403, 410;
-        404 and 405 for a minute; a bad certificate for ten) or its address is refused. Cancelled: requests under way may have arrived.
+        404 and 405 for a minute; a bad certificate for ten), its address is refused, or large data cannot be put anywhere. Cancelled:
+        requests under way may have arrived.
         """
-        if self._stop is not None:
-            raise self._stop
-        if (wait := self._wait()) > 0:
-            raise self._unavailable("it is given a rest", wait)
-        round = Round(changes, self._send, self._limit)
+        endpoint, requests = self._endpoint, self._requests
+        assert requests is not None
+        if endpoint.stop is not None:
+            raise endpoint.stop
+        if (wait := endpoint.wait) > 0:
+            raise endpoint.unavailable("it is given a rest", wait)
+        round = requests.round(changes)
         await round.run()
-        rest = round.unsettled
+        rest, wait = round.unsettled, endpoint.wait
         if round.settled == 0:
-            if self._stop is not None:
-                raise self._stop
+            if endpoint.stop is not None:
+                raise endpoint.stop
             said = next(iter(round.setbacks.values()), None)
-            raise self._unavailable(said.detail if said is not None else "it is given a rest", self._wait())
-        wait = self._wait()
+            if said is not None and said.code == CLAIM:
+                raise Unavailable("large data cannot be stored", where=self._where, why=said.detail, code="E147", after=said.after)
+            raise endpoint.unavailable(said.detail if said is not None else "it is given a rest", _longer(said, wait))
         setbacks = [setback for setback in round.setbacks.values() if setback.verdict is not Verdict.RETRY]
-        reasons = {index: round.setbacks.get(index) for index in rest}
-        setbacks += [_again(index, reason, wait) for index, reason in reasons.items()]
-        return setbacks
-
-    def _wait(self) -> float:
-        return max(self._breaker.wait, self._quiet_until - asyncio.get_running_loop().time(), 0.0)
-
-    def _limit(self) -> int:
-        if self._stop is not None or self._wait() > 0:
-            return 0
-        return 1 if self._breaker.probing else self._window.size
-
-    async def _send(self, index: int, change: Change) -> Setback | None:
-        assert self._post is not None
-        try:
-            body = event(change)
-        except (ValueError, OverflowError) as error:
-            return Setback(index, Verdict.DEAD, "bad_row", f"the event cannot be written: {error}")
-        id, now = change.id.hex(), int(self._clock())
-        headers = {
-            "Content-Type": CONTENT_TYPE,
-            "webhook-id": id,
-            "webhook-timestamp": str(now),
-            "webhook-signature": signatures(self._keys, id, now, body),
-        }
-        round = self._window.start()
-        try:
-            answer = await self._post(body, headers)
-        except NoAnswer as error:
-            return self._no_answer(index, error, round)
-        except Misconfigured as error:
-            self._stop = error
-            return Setback(index, Verdict.RETRY)
-        return self._judge(index, change, answer, round, headers["webhook-signature"])
-
-    def _no_answer(self, index: int, error: NoAnswer, round: int) -> Setback:
-        now = asyncio.get_running_loop().time()
-        if error.untrusted:
-            self._untrusted = now if self._untrusted is None else self._untrusted
-            if now - self._untrusted > UNTRUSTED_FOR:
-                why = f"for {now - self._untrusted:.0f} s now: {error.why}"
-                self._stop = Misconfigured("the receiver's certificate is not trusted", where=self._where, why=why, code="E143")
-        self._window.bad(round)
-        self._failed(error.why)
-        return Setback(index, Verdict.RETRY, "no_answer", error.why)
-
-    def _judge(self, index: int, change: Change, answer: Answer, round: int, signature: str) -> Setback | None:
-        status = answer.status
-        sense = meaning(status)
-        self._untrusted = None
-        if sense is Meaning.RETRY:
-            return self._later(index, answer, round)
-        if self._breaker.succeeded():
-            log.info("%s: it answers again", self._where)
-        if sense is Meaning.MISSING:
-            return self._not_there(index, change, status)
-        if sense is Meaning.STOP:
-            what = "the receiver is gone for good" if status == 410 else "the receiver refuses all requests"
-            self._stop = Misconfigured(what, where=self._where, why=f"it answered {status}", code="E145" if status == 410 else "E144")
-            return Setback(index, Verdict.RETRY)
-        self._missing.pop(change.id, None)
-        self._window.good()
-        if sense is Meaning.DEAD:
-            detail = f"the receiver answered {status}: {self._shown(answer.text, signature)}"
-            return Setback(index, Verdict.DEAD, dead_code(status), detail)
-        return Setback(index, Verdict.DUPLICATE) if sense is Meaning.DUPLICATE else None
-
-    def _later(self, index: int, answer: Answer, round: int) -> Setback:
-        wait = retry_after(answer.retry_after, self._clock())
-        if overloaded(answer.status):
-            self._window.bad(round)
-        if wait:
-            self._quiet_until = max(self._quiet_until, asyncio.get_running_loop().time() + wait)
-        self._failed(why := f"it answered {answer.status}")
-        return Setback(index, Verdict.RETRY, "unavailable", why, wait)
-
-    def _not_there(self, index: int, change: Change, status: int) -> Setback:
-        now = asyncio.get_running_loop().time()
-        since = self._missing.setdefault(change.id, now)
-        if now - since > MISSING_FOR:
-            why = f"it has answered {status} for {now - since:.0f} s"
-            self._stop = Misconfigured("there is no receiver at this address", where=self._where, why=why, code="E146")
-        return Setback(index, Verdict.RETRY, "missing", f"it answered {status}")
-
-    def _failed(self, why: str) -> None:
-        if self._breaker.failed():
-            log.error(
-                "%s: given a rest of %.0f s, %s; nothing is lost meanwhile but Kinesis's retention runs",
-                self._where,
-                self._breaker.wait,
-                why,
-            )
-
-    def _unavailable(self, why: str, after: float) -> Unavailable:
-        return Unavailable("the receiver does not take changes", where=self._where, why=why, code="E140", after=after or None)
-
-    def _shown(self, text: bytes, signature: str) -> str:
-        """The beginning of an answer's body, without what a receiver may have echoed of the secrets."""
-        shown = text[: 4 * _SHOWN].decode("utf-8", "replace")
-        for hidden in (*self._hidden, *signature.split()):
-            shown = shown.replace(hidden, "***")
-        return "".join([c if c.isprintable() else " " for c in shown[:_SHOWN]]).strip()
+        return setbacks + [_again(index, round.setbacks.get(index), wait) for index in rest]
 
 
 def _again(index: int, reason: Setback | None, wait: float) -> Setback:
     if reason is None:
         return Setback(index, Verdict.RETRY, "behind", "not sent yet", wait or None)
-    return Setback(index, Verdict.RETRY, reason.code, reason.detail, max(reason.after or 0.0, wait) or None)
+    return Setback(index, Verdict.RETRY, reason.code, reason.detail, _longer(reason, wait) or None)
 
 
-def _forms(secret: SecretStr) -> list[str]:
-    value = secret.get_secret_value()
-    return [form for form in (value, value.removeprefix("whsec_")) if len(form) >= 4]
+def _longer(reason: Setback | None, wait: float) -> float:
+    return max((reason.after if reason is not None else None) or 0.0, wait)

@@ -13,6 +13,7 @@ from dsqlcdc.errors import ConfigError
 from .conftest import BASE, Lint
 
 TOP = "pipeline: orders\nsource: {stream: orders}\n"
+HOOK = TOP + "sinks:\n  x: {type: webhook, url: 'https://a.example/', secrets: [whsec_" + "A" * 32 + "],\n    "
 DROP = "sinks: {out: {type: drop}}\n"
 S3 = "sinks:\n  a: {type: s3, bucket: lake, prefix: cdc/}\n"
 
@@ -34,6 +35,14 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
     ("a hash without its key", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: hash}}}}\n", [("E013", 3, 12, "mask_key")]),
     ("a way to mask", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: rot13}}}}\n", [("E012", 3, 41, "drop")]),
     ("raw beside a mask", TOP + "sinks: {x: {type: stdout, raw: true, exclude: {a.b: [c]}}}\n", [("E038", 3, 32, "what is masked")]),
+    ("raw events beside a mask", HOOK + "format: raw, exclude: {a.b: [c]}}\n", [("E038", 5, 13, "what is masked")]),
+    ("a batch of raw records", HOOK + "format: raw, batch: {}}\n", [("E013", 5, 25, "cloudevents only")]),
+    ("a claim check of raw records", HOOK + "format: raw, claim_check: {bucket: abc}}\n", [("E013", 5, 31, "no place to say")]),
+    (
+        "claims in a lake",
+        HOOK + "claim_check: {bucket: abc, prefix: data/x/}}\n  l: {type: s3, bucket: abc}\n",
+        [("E022", 5, 5, "readers")],
+    ),
     ("a key masked", TOP + "tables: {a.b: {key: [c]}}\nsinks: {x: {type: drop, exclude: {'a.*': [c]}}}\n", [("E039", 4, 12, "which row")]),
     ("commit order", TOP + "sinks: {x: {type: drop, order: commit}}\n", [("E009", 3, 32, "unique or latest")]),
     ("unknown key", BASE + "sink: {}\n", [("E010", 4, 1, "Did you mean 'sinks'?")]),

@@ -112,6 +112,22 @@ def test_secrets_are_masked_and_what_is_none_is_shown() -> None:
     }
 
 
+def test_a_webhook_is_shown_without_its_secrets(write: Callable[[str], Path]) -> None:
+    path = write(
+        "pipeline: p\nsource: {stream: s}\nsinks:\n  h: {type: webhook, url: 'https://h.example/x?token=hunter2', secrets: ['${S}'],\n"
+        "    headers: {Authorization: hunter2}, format: cloudevents, batch: {max_items: 7}, claim_check: {bucket: claims, expires: 2h}}\n"
+    )
+    secret = "whsec_" + "A" * 32
+    shown = show(load(path, {"S": secret}))["sinks"]["h"]
+    assert "hunter2" not in str(shown)
+    assert secret not in str(shown)
+    assert (shown["format"], shown["batch"], shown["claim_check"]) == (
+        "cloudevents",
+        {"max_items": 7},
+        {"bucket": "claims", "expires": "2h"},
+    )
+
+
 def test_a_config_in_a_traceback_shows_no_options(write: Callable[[str], Path]) -> None:
     assert "my-lake" not in repr(load(write(FULL), {}))
 

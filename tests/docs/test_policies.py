@@ -12,6 +12,7 @@ import pytest
 from dsqlcdc.streams.provision import trust_policy, write_policy
 from dsqlcdc_s3.aws_objects import policy as sink_policy
 from dsqlcdc_s3.options import Options
+from dsqlcdc_webhook.options import ClaimCheck
 
 from .reading import POLICIES, ROOT, VALUES, action, actions, aws_commands, blocks, operation, policy, statements
 from .reading import README as README_FILE
@@ -22,6 +23,7 @@ STATE = {
     "dsqlcdc/stores/s3_dead_letters.py": "s3",
     "dsqlcdc/stores/s3_objects.py": "s3",
 }
+CLAIMS = {"sinks/dsqlcdc_webhook/claim.py": "s3"}
 PROVISION = "dsqlcdc/streams/provision.py"
 SERVICES = ("kinesis", "dsql", "s3", "iam", "sts", "kms", "dynamodb", "sqs", "lambda", "cloudwatch", "secretsmanager")
 ON_THIS_MACHINE = ("dsqlcdc/local/", "dsqlcdc/testing/", "dsqlcdc/hosts/demo.py")
@@ -82,9 +84,18 @@ def test_durable_state_may_do_what_it_calls_and_nothing_more() -> None:
     assert actions(policy("consumer-state.json")) == called
 
 
+def test_the_claim_check_may_do_what_it_calls_and_read_what_its_urls_lead_to() -> None:
+    called = {name for path, service in CLAIMS.items() for name in operations(path, service)}
+    assert called == {"s3:PutObject"}
+    assert actions(policy("consumer-claims.json")) == called | {"s3:GetObject"}
+    prefix = ClaimCheck(bucket=VALUES["BUCKET"]).prefix
+    for statement in statements(policy("consumer-claims.json")):
+        assert statement["Resource"] == f"arn:aws:s3:::{VALUES['BUCKET']}/{prefix}*"
+
+
 def test_no_other_module_calls_aws() -> None:
     """A new one must be given a policy: it fails here first."""
-    known = {*CONSUMER, *STATE, PROVISION}
+    known = {*CONSUMER, *STATE, *CLAIMS, PROVISION}
     found = {path for path in modules() if any(_is_operation(*call) for call in calls((ROOT / path).read_text(encoding="utf-8")))}
     assert found == known
 

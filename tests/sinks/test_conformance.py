@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 
 from dsqlcdc.contract import Change, Op, Setback, Sink, Unavailable, Verdict
 from dsqlcdc.testing import LawBroken, check_sink, virtual
-from dsqlcdc_webhook.post import Answer, NoAnswer
+from dsqlcdc_webhook.answers import Answer
+from dsqlcdc_webhook.post import NoAnswer
 from tests.sinks.s3.lake import Bucket, FakeObjects
 from tests.sinks.s3.lake import make_sink as make_lake
-from tests.sinks.webhook.receiver import Script, webhook
+from tests.sinks.webhook.receiver import Script, Stored, webhook
 
 ALL = {
     "redelivery", "disorder", "unknown_delete", "large_row", "cancelled", "closed_twice", "concurrency", "partial_refusal", "outage",
@@ -57,21 +59,38 @@ async def test_s3_keeps_the_laws() -> None:
     assert set(checked) == ALL
 
 
-def test_the_webhook_keeps_the_laws() -> None:
-    taken: dict[str, Any] = {}
+@pytest.mark.parametrize(
+    ("options", "by_item"),
+    [
+        ({}, False), ({"format": "cloudevents_binary"}, False), ({"format": "raw"}, False), ({"batch": {}}, False), ({"batch": {}}, True),
+        ({"batch": {"max_items": 3, "max_bytes": "2KiB"}}, True), ({"batch": {"max_items": 1}}, False),
+        ({"claim_check": {"bucket": "claims", "above": "1KiB"}}, False),
+        ({"claim_check": {"bucket": "claims", "above": "1KiB"}, "batch": {}}, False),
+        ({"claim_check": {"bucket": "claims", "above": "1KiB"}, "format": "cloudevents_binary"}, False),
+    ],
+)  # fmt: skip
+def test_the_webhook_keeps_the_laws_in_every_mode(options: Mapping[str, Any], by_item: bool) -> None:
+    taken: set[str] = set()
+    bad: set[str] = set()
     away = False
 
     async def answer(headers: Mapping[str, str], event: Any) -> Answer:
         if away:
             raise NoAnswer("away")
-        if event["data"]["transaction"] == "bad":
+        ids = [each["id"] for each in event] if isinstance(event, list) else [headers["webhook-id"]]
+        wrong = [id for id in ids if id in bad]
+        if wrong and not by_item:
             return Answer(422)
-        taken[headers["webhook-id"]] = event
+        taken.update(set(ids) - set(wrong))
         await asyncio.sleep(0)
-        return Answer(204)
+        return Answer(207, None, msgspec.json.encode({"failures": [{"id": id, "status": 422} for id in wrong]})) if by_item else Answer(204)
 
     async def holds(change: Change) -> bool:
         return change.id.hex() in taken
+
+    def refused(change: Change) -> Change:
+        bad.add(change.id.hex())
+        return change
 
     @asynccontextmanager
     async def outage() -> AsyncGenerator[None, None]:
@@ -81,15 +100,11 @@ def test_the_webhook_keeps_the_laws() -> None:
         away = False
 
     post = Script(answer)
-    checked = virtual.run(
-        check_sink(
-            lambda: webhook(post=post),
-            holds=holds,
-            outage=outage,
-            refused=lambda change: msgspec.structs.replace(change, transaction="bad"),
-        )
-    )
+    make = partial(webhook, post=post, claims=Stored() if "claim_check" in options else None, **options)
+    checked = virtual.run(check_sink(make, holds=holds, outage=outage, refused=refused))
     assert set(checked) == ALL
+    if "batch" in options and options["batch"].get("max_items") != 1:
+        assert max(len(msgspec.json.decode(body)) for _, body in post.sent) > 1
 
 
 class Store:

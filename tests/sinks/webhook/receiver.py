@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from aiohttp import web
@@ -13,9 +13,10 @@ from aiohttp import web
 from dsqlcdc.contract import Change, Context, Op, Table
 from dsqlcdc.core.records import Record
 from dsqlcdc.core.tables import Rule, Tables
+from dsqlcdc.errors import Fault, Unavailable
 from dsqlcdc.testing.records import full
 from dsqlcdc_webhook import Options, WebhookSink
-from dsqlcdc_webhook.post import Answer
+from dsqlcdc_webhook.answers import Answer
 
 SECRET = "whsec_" + "A" * 32
 OTHER = "whsec_" + "B" * 44
@@ -39,14 +40,23 @@ def change(
 
 
 def webhook(
-    url: str = "https://receiver.example/", *, post: Any = None, clock: Callable[[], float] = lambda: float(NOON), **options: Any
+    url: str = "https://receiver.example/",
+    *,
+    post: Any = None,
+    claims: Any = None,
+    clock: Callable[[], float] = lambda: float(NOON),
+    **options: Any,
 ) -> WebhookSink:
     given = Options.model_validate({"url": url, "secrets": [SECRET], **options})
-    return WebhookSink(given, Context("p", "hook"), post=None if post is None else lambda: post, clock=clock)
+    makers = {"post": None if post is None else lambda: post, "claims": None if claims is None else lambda: claims}
+    return WebhookSink(given, Context("p", "hook"), **makers, clock=clock)
 
 
 class Script:
-    """A transport without a network: `answer(headers, event)` says what comes back, or raises. Counts what is in flight for each row."""
+    """A transport without a network: `answer(headers, event)` says what comes back, or raises. Counts what is in flight for each row.
+
+    Of a batch `event` is the list of its events; of one in binary mode its attributes.
+    """
 
     def __init__(self, answer: Callable[[Mapping[str, str], Any], Awaitable[Answer]] | None = None) -> None:
         self._answer = answer
@@ -57,24 +67,57 @@ class Script:
 
     @property
     def events(self) -> list[Any]:
-        return [msgspec.json.decode(body) for _, body in self.sent]
+        """All that were sent, those of batches one by one."""
+        read = [_event(headers, body) for headers, body in self.sent]
+        return [event for sent in read for event in (sent if isinstance(sent, list) else [sent])]
 
     async def __call__(self, body: bytes, headers: Mapping[str, str]) -> Answer:
-        event = msgspec.json.decode(body)
+        event = _event(headers, body)
         self.sent.append((dict(headers), body))
-        row = event["subject"]
-        self.flying[row] = self.flying.get(row, 0) + 1
+        rows = [each.get("subject", headers["webhook-id"]) for each in (event if isinstance(event, list) else [event])]
+        for row in rows:
+            self.flying[row] = self.flying.get(row, 0) + 1
+            self.most_of_a_row = max(self.most_of_a_row, self.flying[row])
         self.now += 1
-        self.most, self.most_of_a_row = max(self.most, self.now), max(self.most_of_a_row, self.flying[row])
+        self.most = max(self.most, self.now)
         try:
             await asyncio.sleep(0)
             return Answer(204) if self._answer is None else await self._answer(headers, event)
         finally:
-            self.flying[row] -= 1
+            for row in rows:
+                self.flying[row] -= 1
             self.now -= 1
 
     async def close(self) -> None:
         return None
+
+
+def _event(headers: Mapping[str, str], body: bytes) -> Any:
+    if "ce-subject" in headers:
+        return {name.removeprefix("ce-"): value for name, value in headers.items()}
+    return msgspec.json.decode(body)
+
+
+class Stored:
+    """A place for large data, in memory. `fault` is raised while it is set."""
+
+    def __init__(self, query: str = "") -> None:
+        self.objects: dict[str, bytes] = {}
+        self.query = query
+        self.fault: Fault | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *left: Any) -> None:
+        return None
+
+    async def put(self, id: str, data: bytes) -> str:
+        await asyncio.sleep(0)
+        if self.fault is not None:
+            raise self.fault
+        assert self.objects.setdefault(id, data) == data
+        return f"https://claims.example/{id}?{self.query}" if self.query else f"s3://claims/{id}"
 
 
 def saying(status: int, retry_after: str | None = None, text: bytes = b"") -> Script:
@@ -139,3 +182,13 @@ async def raw_server(talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter]
 
 def local(url: str, **options: Any) -> WebhookSink:
     return webhook(url, allow_http=True, allow_private=["127.0.0.0/8"], **options)
+
+
+async def until_it_stops(sink: WebhookSink) -> None:
+    """Write until the sink raises something else than Unavailable, waiting as it asks."""
+    for _ in range(200):
+        try:
+            await sink.write([change()])
+        except Unavailable as error:
+            await asyncio.sleep(error.after or 1)
+    raise AssertionError("it goes on and on")

@@ -81,7 +81,7 @@ def posting(url: str, names: Names, *allowed: str) -> HttpPost:
 
     return HttpPost(
         url, where="sink hook", headers={}, allowed=[ip_network(a) for a in allowed], tls=ssl.create_default_context(), concurrency=2,
-        timeout=5, connect_timeout=1, resolver=names,
+        timeout=5, connect_timeout=1, read=1024, resolver=names,
     )  # fmt: skip
 
 

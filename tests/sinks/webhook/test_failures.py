@@ -12,11 +12,10 @@ import pytest
 from dsqlcdc.contract import Setback, Verdict
 from dsqlcdc.errors import Misconfigured, Unavailable
 from dsqlcdc.testing import virtual
-from dsqlcdc_webhook import WebhookSink
-from dsqlcdc_webhook.answers import retry_after
-from dsqlcdc_webhook.post import Answer, NoAnswer
+from dsqlcdc_webhook.answers import Answer, retry_after
+from dsqlcdc_webhook.post import NoAnswer
 
-from .receiver import NOON, SECRET, Script, change, saying, webhook
+from .receiver import NOON, SECRET, Script, change, saying, until_it_stops, webhook
 
 
 async def verdict(status: int, retry_after: str | None = None, text: bytes = b"") -> Setback | None:
@@ -102,14 +101,6 @@ def test_a_missing_receiver_is_waited_for_a_minute(status: int) -> None:
     virtual.run(story())
 
 
-async def until_it_stops(sink: WebhookSink) -> None:
-    while True:
-        try:
-            await sink.write([change()])
-        except Unavailable as error:
-            await asyncio.sleep(error.after or 1)
-
-
 def test_a_certificate_is_waited_for_ten_minutes() -> None:
     async def refuse(headers: Mapping[str, str], event: Any) -> Answer:
         raise NoAnswer("expired", untrusted=True)
@@ -170,8 +161,8 @@ async def test_concurrency_shrinks_when_the_receiver_is_overloaded_and_grows_aga
             setbacks = await sink.write(rest)
             assert {s.verdict for s in setbacks} <= {Verdict.RETRY}
             rest = [rest[s.index] for s in setbacks]
-            sink._breaker.succeeded()  # not what is tested here
-        assert sink._window.size <= 8
+            sink._endpoint._breaker.succeeded()  # not what is tested here
+        assert sink._endpoint._window.size <= 8
         calm, post.most = True, 0
         for _ in range(8):
             assert list(await sink.write([change(n) for n in range(256)])) == []

@@ -21,8 +21,9 @@ from dsqlcdc.stores.fragments import MemoryFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.testing import MemorySource, MemoryStream, virtual
 from dsqlcdc.testing.records import full
+from dsqlcdc_webhook.answers import Answer
 from dsqlcdc_webhook.breaker import Breaker, Window
-from dsqlcdc_webhook.post import Answer, NoAnswer
+from dsqlcdc_webhook.post import NoAnswer
 
 from .receiver import Script, change, webhook
 

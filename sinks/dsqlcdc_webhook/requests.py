@@ -1,0 +1,214 @@
+"""One request after the other: forms, packs and signs what is sent, and turns each answer into verdicts on the changes in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from pydantic import SecretStr
+
+from dsqlcdc.contract import Change, Misconfigured, Setback, Unavailable, Verdict
+from dsqlcdc_webhook.answers import Answer, Meaning, dead_code, meaning
+from dsqlcdc_webhook.batch import Failure, Unclear, batch_body, batch_id, failures, fitting
+from dsqlcdc_webhook.claim import ROOM, Claims, secrets_of
+from dsqlcdc_webhook.endpoint import Endpoint
+from dsqlcdc_webhook.event import BATCH, data
+from dsqlcdc_webhook.options import Options
+from dsqlcdc_webhook.parcel import FORMS, Format, Parcel, claimed
+from dsqlcdc_webhook.post import NoAnswer, Post
+from dsqlcdc_webhook.rounds import Round
+from dsqlcdc_webhook.sign import Signer
+
+CLAIM = "claim_check"
+"""The code of what waits because its data cannot be put away."""
+_SHOWN = 500
+_BATCH = {"Content-Type": BATCH}
+
+Said = Sequence[Setback | None]
+"""Of each parcel, in their order: None where it is in."""
+
+
+class Requests:
+    """All requests of one sink's life. `clock` is the wall clock in seconds, for the signatures."""
+
+    def __init__(self, options: Options, endpoint: Endpoint, post: Post, claims: Claims | None, clock: Callable[[], float]) -> None:
+        self._endpoint, self._post, self._claims, self._clock = endpoint, post, claims, clock
+        self._format: Format = options.format
+        self._form = FORMS[options.format]
+        self._above = options.claim_check.above if options.claim_check is not None else None
+        self._batch = options.batch
+        self._most_bytes = options.batch.max_bytes if options.batch is not None else 0
+        self._sign = Signer([secret.get_secret_value() for secret in options.secrets]).sign
+        self._hidden = [form for secret in (*options.secrets, *options.headers.values()) for form in _forms(secret)]
+
+    def round(self, changes: Sequence[Change]) -> Round:
+        """The sending of these changes."""
+        if self._batch is None:
+            return Round(changes, partial(self._send, changes, None), self._endpoint.limit)
+        made: dict[int, Parcel | Setback] = {}
+        fits = partial(self._fits, changes, made)
+        return Round(changes, partial(self._send, changes, made), self._endpoint.limit, most=self._batch.max_items, fits=fits)
+
+    def _fits(self, changes: Sequence[Change], made: dict[int, Parcel | Setback], indices: Sequence[int]) -> int:
+        sizes: list[int] = []
+        total = 0
+        for index in indices:
+            if index not in made:
+                made[index] = self._parcel(index, changes[index])
+            sizes.append(self._size(made[index]))
+            total += sizes[-1] + 1
+            if total > self._most_bytes:
+                break
+        return fitting(sizes, self._most_bytes)
+
+    def _size(self, parcel: Parcel | Setback) -> int:
+        if isinstance(parcel, Setback):
+            return 0
+        return ROOM if self._large(parcel) else len(parcel.body)
+
+    def _large(self, parcel: Parcel) -> bool:
+        return self._above is not None and len(parcel.body) > self._above and not parcel.dataref
+
+    def _parcel(self, index: int, change: Change) -> Parcel | Setback:
+        try:
+            return self._form(index, change)
+        except (ValueError, OverflowError) as error:
+            return Setback(index, Verdict.DEAD, "bad_row", f"the event cannot be written: {error}")
+
+    async def _send(self, changes: Sequence[Change], made: dict[int, Parcel | Setback] | None, indices: Sequence[int]) -> Said:
+        """Send these in one request. What cannot be written or put away is left out of it."""
+        if made is None and self._above is None:  # the plain road, without detours: it is taken often
+            parcel = self._parcel(indices[0], changes[indices[0]])
+            return (parcel,) if isinstance(parcel, Setback) else await self._deliver((parcel,))
+        said: dict[int, Setback | None] = {}
+        parcels: list[Parcel] = []
+        for index in indices:
+            parcel = (made or {}).pop(index, None) or self._parcel(index, changes[index])
+            if isinstance(parcel, Parcel) and self._large(parcel):
+                parcel = await self._claim(parcel)
+            if isinstance(parcel, Parcel):
+                parcels.append(parcel)
+            else:
+                said[index] = parcel
+        if parcels:
+            answers = await self._deliver(parcels)
+            if not said:
+                return answers
+            said.update(zip([parcel.index for parcel in parcels], answers, strict=True))
+        return [said[index] for index in indices]
+
+    async def _claim(self, parcel: Parcel) -> Parcel | Setback:
+        assert self._claims is not None
+        try:
+            dataref = await self._claims.put(parcel.change.id.hex(), data(parcel.change))
+        except Unavailable as error:
+            return Setback(parcel.index, Verdict.RETRY, CLAIM, f"{error.what}, {error.where}: {error.why}", error.after)
+        except Misconfigured as error:
+            self._endpoint.stop = error
+            return Setback(parcel.index, Verdict.RETRY)
+        return claimed(parcel, self._format, dataref)
+
+    async def _deliver(self, parcels: Sequence[Parcel]) -> Said:
+        if self._batch is None:
+            parcel = parcels[0]
+            id, body, headers = parcel.change.id.hex(), parcel.body, parcel.headers
+        else:
+            id, body, headers = batch_id(parcels), batch_body(parcels), _BATCH
+        now = int(self._clock())
+        signature = self._sign(id, now, body)
+        round = self._endpoint.start()
+        try:
+            answer = await self._post(body, {**headers, "webhook-id": id, "webhook-timestamp": str(now), "webhook-signature": signature})
+        except NoAnswer as error:
+            self._endpoint.silent(error.why, error.untrusted, round)
+            return _all(parcels, Verdict.RETRY, "no_answer", error.why)
+        except Misconfigured as error:
+            self._endpoint.stop = error
+            return _all(parcels, Verdict.RETRY)
+        sense = meaning(answer.status)
+        if sense is Meaning.IN:
+            return self._in(parcels, answer, round, signature)
+        if sense is Meaning.RETRY:
+            return self._later(parcels, answer, f"it answered {answer.status}", round)
+        self._endpoint.answered()
+        if sense is Meaning.MISSING:
+            self._endpoint.missing([parcel.change.id for parcel in parcels], answer.status)
+            return _all(parcels, Verdict.RETRY, "missing", f"it answered {answer.status}")
+        if sense is Meaning.STOP:
+            self._endpoint.closed(answer.status)
+            return _all(parcels, Verdict.RETRY)
+        self._endpoint.judged([parcel.change.id for parcel in parcels])
+        if sense is Meaning.DUPLICATE:
+            return _all(parcels, Verdict.DUPLICATE)
+        return await self._refused(parcels, answer, len(body), signature)
+
+    def _in(self, parcels: Sequence[Parcel], answer: Answer, round: int, signature: str) -> Said:
+        """A 2xx. An answer to a batch that may speak of failures and cannot be understood settles nothing."""
+        failed: Mapping[str, Failure] = {}
+        if self._batch is not None:
+            try:
+                failed = failures(answer, [parcel.change.id.hex() for parcel in parcels])
+            except Unclear as error:
+                return self._later(parcels, answer, str(error), round)
+        self._endpoint.answered()
+        self._endpoint.judged([parcel.change.id for parcel in parcels])
+        if not failed:
+            return (None,) * len(parcels)
+        return [self._item(parcel, failed.get(parcel.change.id.hex()), signature) for parcel in parcels]
+
+    def _item(self, parcel: Parcel, failure: Failure | None, signature: str) -> Setback | None:
+        """One event of a batch. A status that closes the endpoint means this record here: others went in."""
+        if failure is None:
+            return None
+        reason = "" if failure.reason is None else self._shown(str(failure.reason).encode("utf-8", "replace"), [parcel], signature)
+        if failure.status is None:
+            return Setback(parcel.index, Verdict.RETRY, "failed", reason or "it was named among the failures")
+        sense = meaning(failure.status)
+        if sense is Meaning.IN:
+            return None
+        if sense is Meaning.DUPLICATE:
+            return Setback(parcel.index, Verdict.DUPLICATE)
+        detail = f"the receiver answered {failure.status} for this event: {reason}"
+        if sense is Meaning.RETRY:
+            return Setback(parcel.index, Verdict.RETRY, "failed", detail)
+        return Setback(parcel.index, Verdict.DEAD, dead_code(failure.status), detail)
+
+    def _later(self, parcels: Sequence[Parcel], answer: Answer, why: str, round: int) -> Said:
+        wait = self._endpoint.later(answer, why, round)
+        return _all(parcels, Verdict.RETRY, "unavailable", why, wait)
+
+    async def _refused(self, parcels: Sequence[Parcel], answer: Answer, size: int, signature: str) -> Said:
+        """The request is refused for good. Of several events, which one is at fault is found by halving; a body that is too large is not
+        tried again at that size, and its data goes elsewhere where there is a place for it."""
+        large = answer.status == 413
+        if len(parcels) > 1:
+            if large:
+                self._most_bytes = min(self._most_bytes, size // 2)
+            half = len(parcels) // 2
+            first = await self._deliver(parcels[:half])
+            if self._endpoint.limit() == 0:
+                return [*first, *_all(parcels[half:], Verdict.RETRY, "behind", "not sent yet")]
+            return [*first, *await self._deliver(parcels[half:])]
+        (parcel,) = parcels
+        if large and self._claims is not None and not parcel.dataref:
+            smaller = await self._claim(parcel)
+            return [smaller] if isinstance(smaller, Setback) else await self._deliver([smaller])
+        detail = f"the receiver answered {answer.status}: {self._shown(answer.text, parcels, signature)}"
+        return _all(parcels, Verdict.DEAD, dead_code(answer.status), detail)
+
+    def _shown(self, text: bytes, parcels: Sequence[Parcel], signature: str) -> str:
+        """The beginning of a receiver's words, without what it may have echoed of secrets, signatures and signed URLs."""
+        shown = text.decode("utf-8", "replace")
+        referred = [secret for parcel in parcels if parcel.dataref for secret in secrets_of(parcel.dataref)]
+        for hidden in (*referred, *self._hidden, *signature.split()):
+            shown = shown.replace(hidden, "***")
+        return "".join([c if c.isprintable() else " " for c in shown[:_SHOWN]]).strip()
+
+
+def _all(parcels: Sequence[Parcel], verdict: Verdict, code: str = "", detail: str = "", after: float | None = None) -> Said:
+    return [Setback(parcel.index, verdict, code, detail, after) for parcel in parcels]
+
+
+def _forms(secret: SecretStr) -> list[str]:
+    value = secret.get_secret_value()
+    return [form for form in (value, value.removeprefix("whsec_")) if len(form) >= 4]
