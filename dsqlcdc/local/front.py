@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from email.utils import formatdate
 
@@ -44,7 +45,8 @@ class Front:
         if fault is not None and fault.kind == "lost":
             return _break(request)
         headers = [(name, value) for name, value in reply.headers if name.lower() not in _NOT_PASSED]
-        headers.append(("Date", formatdate(self._clock.now(), usegmt=True)))
+        # moto dates its objects by the wall clock: S3's Date is of the same
+        headers.append(("Date", formatdate(time.time() if service == "s3" else self._clock.now(), usegmt=True)))
         if fault is not None and fault.kind in ("cut", "slow"):
             return await _send_in_part(request, reply, headers, fault)
         response = web.Response(status=reply.status, body=reply.body)
