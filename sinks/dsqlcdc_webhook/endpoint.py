@@ -54,7 +54,8 @@ class Endpoint:
             self._untrusted = now if self._untrusted is None else self._untrusted
             if now - self._untrusted > UNTRUSTED_FOR:
                 why = f"for {now - self._untrusted:.0f} s now: {why}"
-                self.stop = Misconfigured("there is no trust between this sink and the receiver", where=self.where, why=why, code="E143")
+                what, run = "there is no trust between this sink and the receiver", "dsqlcdc run CONFIG, once the certificates are right"
+                self.stop = Misconfigured(what, where=self.where, why=why, run=run, code="E143")
         self._window.bad(round)
         self._failed(why)
 
@@ -88,12 +89,14 @@ class Endpoint:
         since = min([self._missing.setdefault(id, now) for id in ids])
         if now - since > MISSING_FOR:
             why = f"it has answered {status} for {now - since:.0f} s"
-            self.stop = Misconfigured("there is no receiver at this address", where=self.where, why=why, code="E146")
+            what, run = "there is no receiver at this address", "dsqlcdc config show CONFIG, for the address that is used"
+            self.stop = Misconfigured(what, where=self.where, why=why, run=run, code="E146")
 
     def closed(self, status: int) -> None:
         """It answered 401, 403 or 410: nothing will go in until somebody mends it."""
         what = "the receiver is gone for good" if status == 410 else "the receiver refuses all requests"
-        self.stop = Misconfigured(what, where=self.where, why=f"it answered {status}", code="E145" if status == 410 else "E144")
+        run = "dsqlcdc run CONFIG, once it takes requests with these secrets and headers again; until then nothing is lost"
+        self.stop = Misconfigured(what, where=self.where, why=f"it answered {status}", run=run, code="E145" if status == 410 else "E144")
 
     def unavailable(self, why: str, after: float) -> Unavailable:
         return Unavailable("the receiver does not take changes", where=self.where, why=why, code="E140", after=after or None)

@@ -108,7 +108,8 @@ class WebhookSink(Sink):
                 key = None if tls.key is None else self._directory / tls.key
                 context.load_cert_chain(self._directory / tls.certificate, key, password=lambda: b"")
         except (OSError, ValueError) as error:
-            raise Misconfigured("a certificate of the webhook cannot be used", where=self._where, why=str(error), code="E142") from error
+            what, run = "a certificate of the webhook cannot be used", "dsqlcdc config lint CONFIG, once the file is right"
+            raise Misconfigured(what, where=self._where, why=str(error), run=run, code="E142") from error
         return context
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
