@@ -20,6 +20,7 @@ from dsqlcdc.core.ports import CheckpointStore, FragmentStore, Name
 from dsqlcdc.core.route import Route
 from dsqlcdc.core.tables import Model, Rule, Tables
 from dsqlcdc.core.telemetry import Status
+from dsqlcdc.errors import ConfigError
 from dsqlcdc.plugins import sink_factory
 from dsqlcdc.sources.budget import ReadLimits
 from dsqlcdc.sources.counts import Counts
@@ -31,6 +32,7 @@ from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.stores.s3_dead_letters import S3DeadLetters
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
+from dsqlcdc.streams.desired import Desired, Target
 
 _ROOM = 96 * 1024 * 1024
 """Bytes in flight of one pipeline, at least: a few of the largest rows, and one batch being written while the next one fills."""
@@ -54,6 +56,34 @@ class Assembly(msgspec.Struct, frozen=True):
 
 def aws_of(config: Config) -> Aws:
     return Aws(region=config.aws.region, profile=config.aws.profile, endpoint_url=config.aws.endpoint_url)
+
+
+def desired_of(config: Config) -> Desired:
+    """What the `stream:` block asks for. Raises ConfigError where the config has none."""
+    stream = config.stream
+    if stream is None:
+        what, why = "the config has no block `stream`", "it says which cluster's changes go to which Kinesis stream"
+        raise ConfigError(what, where=str(config.path), why=why, run="dsqlcdc config schema", code="E041")
+    kinesis = stream.kinesis
+    name = kinesis.name or config.source.stream.rpartition("/")[2]
+    target = Target(
+        name=name,
+        mode=kinesis.mode,
+        shards=kinesis.shards,
+        max_shards=kinesis.max_shards,
+        retention_hours=int(kinesis.retention // 3600),
+        max_record_kib=kinesis.max_record_size // 1024,
+        kms_key=kinesis.kms_key,
+    )
+    return Desired(
+        pipeline=config.pipeline,
+        cluster=stream.cluster,
+        target=target,
+        role=stream.role.name or f"{name}-dsql"[-64:],
+        tags=stream.tags,
+        remedies=stream.remedies.model_dump(exclude_none=True),
+        poll=stream.poll,
+    )
 
 
 def open_checkpoints(config: Config, *, read_only: bool = False) -> CheckpointStore:

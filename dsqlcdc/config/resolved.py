@@ -20,6 +20,7 @@ from dsqlcdc.config.models import (
     SqliteFragments,
     SqliteState,
     Start,
+    Stream,
     Table,
 )
 from dsqlcdc.contract import Context, Op
@@ -65,6 +66,7 @@ class Config:
     dead_letters: FileDeadLetters | S3DeadLetters
     fragments: SqliteFragments | MemoryFragments
     http: Http | None
+    stream: Stream | None
     path: Path
     directory: Path
     sha256: str

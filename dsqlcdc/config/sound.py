@@ -31,6 +31,7 @@ def check_sound(
     _lakes(places, findings)
     _letters(config, places, findings)
     _region(config, findings)
+    _stream(config, findings)
 
 
 def _times(config: Config, findings: Findings) -> None:
@@ -164,6 +165,15 @@ def _region(config: Config, findings: Findings) -> None:
         findings.at(
             "E027", ("aws", "region"), f"the Region {config.aws.region} is not the stream's", why=why, fix=f"Write region: {arn[1]}"
         )
+
+
+def _stream(config: Config, findings: Findings) -> None:
+    if config.stream is None:
+        return
+    kinesis, read = config.stream.kinesis, config.source.stream.rpartition("/")[2]
+    if kinesis.name is not None and kinesis.name != read:
+        why = f"source.stream reads {read!r}, and nothing would arrive there"
+        findings.at("E040", ("stream", "kinesis", "name"), f"DSQL would write to {kinesis.name!r}", why=why, fix=f"Write name: {read}")
 
 
 def lake_place(options: Any) -> tuple[str, str] | None:

@@ -16,9 +16,6 @@ _SINKS = ("opensearch",)
 def refuse_unbuilt(data: dict[str, Any], findings: Findings) -> dict[str, Any]:
     """Report every such key and give back the data without it, so that it is not reported again."""
     kept = dict(data)
-    if "stream" in kept:
-        del kept["stream"]
-        _refuse(findings, ("stream",), "the block `stream`", "Remove it, and make the streams with the AWS CLI")
     for block, (unbuilt, instead) in _TYPES.items():
         value = kept.get(block)
         if isinstance(value, dict) and value.get("type") == unbuilt:  # pyright: ignore[reportUnknownMemberType]
