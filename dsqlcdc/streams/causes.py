@@ -1,0 +1,425 @@
+"""The eight reasons for which a CDC stream breaks, as data: what they mean, what confirms them, what mends them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from dsqlcdc.streams.desired import Desired
+from dsqlcdc.streams.observed import CdcStream, Observed
+from dsqlcdc.streams.provision import SERVICE, trust_policy, write_policy
+
+LARGEST_KIB = 10240
+"""The largest MaxRecordSizeInKiB of Kinesis; DSQL cuts rows so that no record is larger (spec §1, §2)."""
+
+Kind = Literal["", "record_size", "shards", "on_demand", "trust", "policy", "recreate"]
+"""What can be done from here. "" is for people."""
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One question that confirms a cause or clears it. `confirms`: None where it cannot be told from here. `command` asks AWS."""
+
+    question: str
+    found: str
+    confirms: bool | None
+    command: str
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to do. `command`: for a shell. `policy`: the document it puts. `before` and `after`: what changes, in words or JSON."""
+
+    what: str
+    command: str = ""
+    policy: Mapping[str, Any] | None = None
+    kind: Kind = ""
+    before: Any = None
+    after: Any = None
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cause is judged by. `stream`: None where there is no CDC stream into the target."""
+
+    desired: Desired
+    observed: Observed
+    stream: CdcStream | None
+
+    @property
+    def target_arn(self) -> str:
+        if self.stream is not None and self.stream.target:
+            return self.stream.target
+        seen = self.observed
+        return f"arn:{seen.partition}:kinesis:{seen.region}:{seen.account}:stream/{self.desired.target.name}"
+
+    @property
+    def target_name(self) -> str:
+        return self.target_arn.rpartition("/")[2]
+
+    @property
+    def role_name(self) -> str:
+        """The role that the CDC stream writes with: the only one that is worth mending."""
+        role = self.stream.role if self.stream is not None else ""
+        return role.rpartition("/")[2] or self.desired.role
+
+    @property
+    def role_is_known(self) -> bool:
+        """Is the role that was looked at the one that the CDC stream uses?"""
+        return self.observed.role is None or self.observed.role.name == self.role_name
+
+    @property
+    def kms_key(self) -> str:
+        """The user's key of the target, "" for none and for AWS's own."""
+        key = self.observed.target.kms_key if self.observed.target is not None else self.desired.target.kms_key or ""
+        return "" if key.endswith("alias/aws/kinesis") else key
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """One statusReason code. `mends`: what mends it. `applies`: what the policy `apply` does, "" nothing. `within`: seconds after mending
+    by which it should be over (the service names none: ours, to know when to ask for help)."""
+
+    code: str
+    explanation: str
+    mends: str
+    applies: str
+    expect: str
+    within: float
+    recoverable: bool = True
+    checks: Callable[[Facts], Sequence[Check]]
+    actions: Callable[[Facts], Sequence[Action]]
+
+
+def command(*words: str, **documents: Any) -> str:
+    """A command line for a shell. A document becomes a flag with JSON."""
+    flags = [part for name, value in documents.items() for part in (f"--{name.replace('_', '-')}", json.dumps(value))]
+    return shlex.join([*words, *flags])
+
+
+def _describe(facts: Facts) -> str:
+    return command("aws", "kinesis", "describe-stream-summary", "--stream-name", facts.target_name)
+
+
+def _get_role(facts: Facts) -> str:
+    return command("aws", "iam", "get-role", "--role-name", facts.role_name)
+
+
+def _target_exists(facts: Facts) -> Check:
+    target = facts.observed.target
+    found = f"{target.name} is {target.status}" if target is not None else f"there is no {facts.target_name}"
+    missing = target is None or target.status == "DELETING"
+    return Check(question="Is the Kinesis stream gone?", found=found, confirms=missing, command=_describe(facts))
+
+
+def _oversize_checks(facts: Facts) -> Sequence[Check]:
+    target = facts.observed.target
+    question = f"Does the Kinesis stream take records of less than {LARGEST_KIB} KiB only?"
+    if target is None:
+        return [Check(question=question, found=f"there is no {facts.target_name}", confirms=None, command=_describe(facts))]
+    found = f"MaxRecordSizeInKiB is {target.max_record_kib}"
+    return [Check(question=question, found=found, confirms=target.max_record_kib < LARGEST_KIB, command=_describe(facts))]
+
+
+def _oversize_actions(facts: Facts) -> Sequence[Action]:
+    target = facts.observed.target
+    if target is None or target.max_record_kib >= LARGEST_KIB:
+        return []
+    flags = ("--stream-arn", facts.target_arn, "--max-record-size-in-ki-b", str(LARGEST_KIB))
+    return [
+        Action(
+            what=f"Raise the record size of {target.name} to {LARGEST_KIB} KiB; it takes seconds and stops nothing.",
+            command=command("aws", "kinesis", "update-max-record-size", *flags),
+            kind="record_size",
+            before=target.max_record_kib,
+            after=LARGEST_KIB,
+        )
+    ]
+
+
+def _throughput_checks(facts: Facts) -> Sequence[Check]:
+    target = facts.observed.target
+    question = "Is the number of shards fixed, at 1 MB and 1,000 records a second each?"
+    if target is None:
+        return [Check(question=question, found=f"there is no {facts.target_name}", confirms=None, command=_describe(facts))]
+    found = f"{target.name} is {target.mode}, with {target.open_shards} open shards"
+    return [Check(question=question, found=found, confirms=target.mode == "provisioned" or None, command=_describe(facts))]
+
+
+def _throughput_actions(facts: Facts) -> Sequence[Action]:
+    target = facts.observed.target
+    if target is None:
+        return []
+    if target.mode == "on_demand":
+        what = "Wait: an on-demand stream takes twice its former peak at once, and more within minutes."
+        quota = "If it lasts, look at the quotas: the stream's write limit"
+        if facts.kms_key:
+            quota += ", and the request quota of its KMS key, which every record is encrypted with"
+        return [
+            Action(what=what),
+            Action(what=f"{quota}.", command=command("aws", "service-quotas", "list-service-quotas", "--service-code", "kinesis")),
+        ]
+    return _more_shards(facts, target.open_shards) or [_on_demand(facts)]
+
+
+def _more_shards(facts: Facts, shards: int) -> list[Action]:
+    """Twice as many is the most that one call may ask for."""
+    wanted = min(shards * 2, facts.desired.target.max_shards or 0)
+    if wanted <= shards:
+        return []
+    flags = ("--stream-name", facts.target_name, "--target-shard-count", str(wanted), "--scaling-type", "UNIFORM_SCALING")
+    return [
+        Action(
+            what=f"Raise the shards from {shards} to {wanted} (max_shards is {facts.desired.target.max_shards}).",
+            command=command("aws", "kinesis", "update-shard-count", *flags),
+            kind="shards",
+            before=shards,
+            after=wanted,
+        )
+    ]
+
+
+def _on_demand(facts: Facts) -> Action:
+    """Ours to do only where the config says so: the mode is what the stream costs."""
+    flags = ("--stream-arn", facts.target_arn, "--stream-mode-details", "StreamMode=ON_DEMAND")
+    asked = facts.desired.target.mode == "on_demand"
+    why = "" if asked else " To have it done from here, raise stream.kinesis.max_shards, or write mode: on_demand."
+    return Action(
+        what=f"Switch {facts.target_name} to on-demand mode, which AWS allows twice in 24 hours.{why}",
+        command=command("aws", "kinesis", "update-stream-mode", *flags),
+        kind="on_demand" if asked else "",
+        before="provisioned",
+        after="on_demand",
+    )
+
+
+def _role_exists(facts: Facts) -> Check:
+    role = facts.observed.role
+    if not facts.role_is_known:
+        found = f"the CDC stream uses {facts.role_name}, the config names {facts.desired.role}: not looked at"
+        return Check(question="Is the role gone?", found=found, confirms=None, command=_get_role(facts))
+    found = f"there is no role {facts.role_name}" if role is None else f"{role.name} is there"
+    return Check(question="Is the role gone?", found=found, confirms=role is None, command=_get_role(facts))
+
+
+def _role_checks(facts: Facts) -> Sequence[Check]:
+    found = "see the trust policy" if facts.observed.role is not None else f"there is no role {facts.role_name}"
+    trust = Check(question=f"Does the role's trust policy keep {SERVICE} out?", found=found, confirms=None, command=_get_role(facts))
+    return [_role_exists(facts), trust]
+
+
+def _role_actions(facts: Facts) -> Sequence[Action]:
+    seen = facts.observed
+    wanted = trust_policy(seen.region, seen.account, facts.desired.cluster)
+    flags = ("--role-name", facts.role_name)
+    return [
+        Action(
+            what=f"Let {SERVICE} assume {facts.role_name} for the streams of this cluster.",
+            command=command("aws", "iam", "update-assume-role-policy", *flags, policy_document=wanted),
+            policy=wanted,
+            kind="trust" if facts.role_is_known else "",
+            before=seen.role.trust if seen.role is not None and facts.role_is_known else None,
+            after=wanted,
+        )
+    ]
+
+
+def _policy_checks(facts: Facts) -> Sequence[Check]:
+    flags = ("--role-name", facts.role_name)
+    role = facts.observed.role
+    found = f"its inline policies: {', '.join(role.inline) or 'none'}" if role is not None else f"there is no role {facts.role_name}"
+    question = f"Does the role lack the right to write to {facts.target_name}?"
+    written = Check(question=question, found=found, confirms=None, command=command("aws", "iam", "list-role-policies", *flags))
+    return [_role_exists(facts), written]
+
+
+def _policy_actions(facts: Facts) -> Sequence[Action]:
+    wanted, role = write_policy(facts.target_arn), facts.observed.role
+    name = f"write-{facts.target_name}"
+    flags = ("--role-name", facts.role_name, "--policy-name", name)
+    return [
+        Action(
+            what=f"Let {facts.role_name} write to {facts.target_name}.",
+            command=command("aws", "iam", "put-role-policy", *flags, policy_document=wanted),
+            policy=wanted,
+            kind="policy" if facts.role_is_known and role is not None else "",
+            before=role.inline.get(name) if role is not None else None,
+            after=wanted,
+        )
+    ]
+
+
+def _kms_checks(facts: Facts) -> Sequence[Check]:
+    key = facts.kms_key
+    if not key:
+        found = "it is not encrypted with a key of yours"
+        return [Check(question="Is the Kinesis stream encrypted with a KMS key?", found=found, confirms=False, command=_describe(facts))]
+    state = Check(
+        question="Is the KMS key disabled, or about to be deleted?",
+        found=f"the key is {key}",
+        confirms=None,
+        command=command("aws", "kms", "describe-key", "--key-id", key),
+    )
+    return [state, *_policy_checks(facts)]
+
+
+def _kms_actions(facts: Facts) -> Sequence[Action]:
+    if not facts.kms_key:
+        return _policy_actions(facts)
+    enable = Action(
+        what="If the key is disabled, enable it; if it is about to be deleted, cancel that first.",
+        command=command("aws", "kms", "enable-key", "--key-id", facts.kms_key),
+    )
+    return [*_policy_actions(facts), enable]
+
+
+def _not_found_actions(facts: Facts) -> Sequence[Action]:
+    del facts
+    return []  # the stream is FAILED: it is created again, which makes the target too
+
+
+def _cmk_checks(facts: Facts) -> Sequence[Check]:
+    cluster = facts.observed.cluster
+    key = cluster.kms_key if cluster is not None else ""
+    question = "Is the cluster's KMS key disabled, about to be deleted, or closed to DSQL by its policy?"
+    asked = command("aws", "kms", "describe-key", "--key-id", key) if key else _get_cluster(facts)
+    found = f"the cluster's key is {key}" if key else "the cluster has no key of yours"
+    return [Check(question=question, found=found, confirms=None if key else False, command=asked)]
+
+
+def _get_cluster(facts: Facts) -> str:
+    return command("aws", "dsql", "get-cluster", "--identifier", facts.desired.cluster)
+
+
+def _cmk_actions(facts: Facts) -> Sequence[Action]:
+    cluster = facts.observed.cluster
+    if cluster is None or not cluster.kms_key:
+        return [Action(what="Look at the cluster's encryption.", command=_get_cluster(facts))]
+    return [
+        Action(
+            what="Enable the cluster's key, or cancel its deletion: the database itself cannot be read without it.",
+            command=command("aws", "kms", "enable-key", "--key-id", cluster.kms_key),
+        ),
+        Action(
+            what=f"Look whether the key's policy still lets {SERVICE} use it.",
+            command=command("aws", "kms", "get-key-policy", "--key-id", cluster.kms_key, "--policy-name", "default"),
+        ),
+    ]
+
+
+def _nothing(facts: Facts) -> Sequence[Check]:
+    del facts
+    return []
+
+
+def _wait_actions(facts: Facts) -> Sequence[Action]:
+    arn = facts.stream.arn if facts.stream is not None else facts.desired.cluster
+    return [
+        Action(what="Wait: DSQL tries again by itself."),
+        Action(what=f"If it lasts longer than an hour, open a case with AWS Support, naming {arn} and when it began."),
+    ]
+
+
+_RETRIES = "DSQL tries what it holds again, with growing pauses, and the stream is ACTIVE again by itself; nothing is lost."
+CAUSES: Mapping[str, Cause] = {
+    cause.code: cause
+    for cause in (
+        Cause(
+            code="KINESIS_THROUGHPUT_EXCEEDED",
+            explanation="DSQL writes more than the Kinesis stream takes, or more than the request quota of its KMS key allows.",
+            mends="more shards, or on-demand mode; a higher KMS quota",
+            applies="raises the shards, at most to twice as many and to `max_shards`; with `mode: on_demand` switches the mode",
+            expect=_RETRIES,
+            within=1800.0,
+            checks=_throughput_checks,
+            actions=_throughput_actions,
+        ),
+        Cause(
+            code="KINESIS_STREAM_NOT_FOUND",
+            explanation="The Kinesis stream that DSQL writes to is gone. The CDC stream cannot recover.",
+            mends="the Kinesis stream and the CDC stream are created again",
+            applies="creates both again, and records the gap",
+            expect="A new CDC stream is ACTIVE within about three minutes, and begins with what is committed then.",
+            within=600.0,
+            recoverable=False,
+            checks=lambda facts: [_target_exists(facts)],
+            actions=_not_found_actions,
+        ),
+        Cause(
+            code="ROLE_ACCESS_DENIED",
+            explanation="DSQL cannot assume the role: it is gone, or its trust policy does not let this cluster's streams in.",
+            mends="a trust policy for `dsql.amazonaws.com`, this account and `cluster/{id}/stream/*`",
+            applies="writes that trust policy",
+            expect=_RETRIES,
+            within=1800.0,
+            checks=_role_checks,
+            actions=_role_actions,
+        ),
+        Cause(
+            code="KINESIS_ACCESS_DENIED",
+            explanation="The role may not write to the Kinesis stream.",
+            mends="kinesis:PutRecord and kinesis:PutRecords on the stream, for the role",
+            applies="puts the inline policy",
+            expect=_RETRIES,
+            within=1800.0,
+            checks=_policy_checks,
+            actions=_policy_actions,
+        ),
+        Cause(
+            code="KINESIS_KMS_ACCESS_DENIED",
+            explanation="The role may not use the KMS key of the Kinesis stream, or the key is not enabled.",
+            mends="kms:GenerateDataKey on the key, for the role; an enabled key",
+            applies="puts the inline policy; leaves the key as it is",
+            expect=_RETRIES,
+            within=1800.0,
+            checks=_kms_checks,
+            actions=_kms_actions,
+        ),
+        Cause(
+            code="KINESIS_OVERSIZE_RECORD",
+            explanation="A change record is larger than the Kinesis stream takes. It is held back; smaller ones go on.",
+            mends="UpdateMaxRecordSize to 10240 KiB on the stream",
+            applies="does that",
+            expect=_RETRIES,
+            within=1800.0,
+            checks=_oversize_checks,
+            actions=_oversize_actions,
+        ),
+        Cause(
+            code="CLUSTER_CMK_INACCESSIBLE",
+            explanation="DSQL cannot use the cluster's own KMS key.",
+            mends="the key is enabled, and its policy lets DSQL use it",
+            applies="",
+            expect=_RETRIES,
+            within=3600.0,
+            checks=_cmk_checks,
+            actions=_cmk_actions,
+        ),
+        Cause(
+            code="INTERNAL_ERROR",
+            explanation="Something failed inside the service. There is nothing to mend on your side.",
+            mends="waiting; after an hour, AWS Support",
+            applies="",
+            expect=_RETRIES,
+            within=3600.0,
+            checks=_nothing,
+            actions=_wait_actions,
+        ),
+    )
+}
+"""By code: all that the service documents (spec §1)."""
+
+
+def unknown(code: str) -> Cause:
+    """A code that the service did not document, or none at all: explained as such, waited for, never acted upon."""
+    named = f"The service gives the reason {code}, which is not documented." if code else "The service gives no reason."
+    return Cause(
+        code=code,
+        explanation=named,
+        mends="waiting; after an hour, AWS Support",
+        applies="",
+        expect="Unknown; a stream whose cause is gone becomes ACTIVE by itself, unless it is FAILED.",
+        within=3600.0,
+        checks=_nothing,
+        actions=_wait_actions,
+    )
