@@ -11,8 +11,8 @@ import msgspec
 
 from dsqlcdc.aws import Aws, client, error_code, errors, translate
 from dsqlcdc.errors import Misconfigured, Unavailable
+from dsqlcdc.streams.policies import trust_policy, write_policy
 
-SERVICE = "dsql.amazonaws.com"
 OWNER_TAG = "dsqlcdc:stream"
 """A cluster that was made here carries the Kinesis stream's name under this tag."""
 
@@ -164,22 +164,6 @@ async def _role(plan: Plan, clients: _Clients, cluster: str, stream_arn: str, sa
     await _ask("let the role write", where, put, RoleName=plan.role, PolicyName=f"write-{plan.stream}", PolicyDocument=policy)
     found = await _ask("get the role", where, clients.iam.get_role, RoleName=plan.role)
     return str(found["Role"]["Arn"])
-
-
-def trust_policy(region: str, account: str, cluster: str) -> dict[str, Any]:
-    """DSQL may assume the role, only for streams of this cluster (spec §1, IAM)."""
-    condition = {
-        "StringEquals": {"aws:SourceAccount": account},
-        "ArnLike": {"aws:SourceArn": f"arn:aws:dsql:{region}:{account}:cluster/{cluster}/stream/*"},
-    }
-    statement = {"Effect": "Allow", "Principal": {"Service": SERVICE}, "Action": "sts:AssumeRole", "Condition": condition}
-    return {"Version": "2012-10-17", "Statement": [statement]}
-
-
-def write_policy(stream_arn: str) -> dict[str, Any]:
-    """What the role needs on the Kinesis stream (spec §1, IAM)."""
-    actions = ["kinesis:PutRecord", "kinesis:PutRecords", "kinesis:DescribeStreamSummary", "kinesis:ListShards"]
-    return {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": stream_arn}]}
 
 
 async def _cdc_stream(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dsqlcdc.streams.provision import trust_policy, write_policy
+from dsqlcdc.streams.policies import trust_policy, write_policy
 from dsqlcdc_s3.aws_objects import policy as sink_policy
 from dsqlcdc_s3.options import Options
 
@@ -107,7 +107,10 @@ def test_whoever_provisions_may_do_what_code_and_readme_call_and_nothing_more() 
 def test_the_service_role_is_what_provisioning_makes() -> None:
     region, account, cluster = VALUES["REGION"], VALUES["ACCOUNT"], VALUES["CLUSTER"]
     assert policy("dsql-service-role-trust.json") == trust_policy(region, account, cluster)
-    assert policy("dsql-service-role.json") == write_policy(f"arn:aws:kinesis:{region}:{account}:stream/{VALUES['STREAM']}")
+    stream = f"arn:aws:kinesis:{region}:{account}:stream/{VALUES['STREAM']}"
+    assert policy("dsql-service-role.json") == write_policy(stream)
+    encrypted = statements(policy("dsql-service-role.json")) + statements(policy("dsql-service-role-kms.json"))
+    assert encrypted == write_policy(stream, VALUES["STREAM_KEY_ARN"])["Statement"]
 
 
 def test_the_lake_statements_are_what_the_sink_asks_for_when_it_is_denied() -> None:

@@ -11,7 +11,8 @@ from botocore.loaders import Loader
 from dsqlcdc.aws import Aws
 from dsqlcdc.errors import Misconfigured, Unavailable
 from dsqlcdc.local import Commit, Fault, Local
-from dsqlcdc.streams.provision import Plan, provision, trust_policy
+from dsqlcdc.streams.policies import trust_policy
+from dsqlcdc.streams.provision import Plan, provision
 
 PLAN = Plan(stream="orders-cdc", role="orders-cdc-dsql", tags={"team": "shop"})
 
