@@ -68,6 +68,7 @@ def desired_of(config: Config) -> Desired:
     name = kinesis.name or config.source.stream.rpartition("/")[2]
     target = Target(
         name=name,
+        arn=config.source.stream if config.source.stream.startswith("arn:") else "",
         mode=kinesis.mode,
         shards=kinesis.shards,
         max_shards=kinesis.max_shards,
@@ -80,6 +81,7 @@ def desired_of(config: Config) -> Desired:
         cluster=stream.cluster,
         target=target,
         role=stream.role.name or f"{name}-dsql"[-64:],
+        role_named=stream.role.name is not None,
         tags=stream.tags,
         remedies=stream.remedies.model_dump(exclude_none=True),
         poll=stream.poll,

@@ -15,6 +15,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """The Kinesis data stream. `shards` and `max_shards`: None for an on-demand stream. `kms_key`: None leaves encryption as it is."""
 
     name: str
+    arn: str = ""
+    """Where the config names the stream by its ARN: its account and Region must be the caller's."""
     mode: Literal["on_demand", "provisioned"] = "on_demand"
     shards: int | None = None
     max_shards: int | None = None
@@ -30,6 +32,8 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     cluster: str
     target: Target
     role: str
+    role_named: bool = True
+    """The config names the role. Where it does not, a CDC stream that is there already keeps the role it has."""
     tags: Mapping[str, str] = {}
     remedies: Mapping[str, Literal["explain", "apply"]] = {}
     """By statusReason code; `default` for the others."""

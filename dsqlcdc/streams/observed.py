@@ -67,6 +67,13 @@ class TargetState(msgspec.Struct, frozen=True, kw_only=True):
     tags: Mapping[str, str] = {}
 
 
+class KeyState(msgspec.Struct, frozen=True, kw_only=True):
+    """What DescribeKey says of the user's KMS key on the target. `state`: Enabled, Disabled, PendingDeletion …"""
+
+    arn: str
+    state: str
+
+
 class RoleState(msgspec.Struct, frozen=True, kw_only=True):
     """A role with its policies, decoded. `inline` by policy name; `attached` by policy ARN."""
 
@@ -88,6 +95,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     cluster: ClusterState | None
     target: TargetState | None
     role: RoleState | None
+    key: KeyState | None = None
+    """The user's key: the one the target has, or is to have. None: none is in play, or there is no such key."""
     streams: Sequence[CdcStream] = ()
 
     def stream_into(self, arn: str) -> CdcStream | None:

@@ -19,6 +19,7 @@ from .reading import README as README_FILE
 CONSUMER = {"dsqlcdc/sources/kinesis_client.py": "kinesis", "sinks/dsqlcdc_s3/aws_objects.py": "s3"}
 STATE = {"dsqlcdc/stores/dynamodb_items.py": "dynamodb", "dsqlcdc/stores/s3_dead_letters.py": "s3"}
 PROVISION = "dsqlcdc/streams/provision.py"
+MANAGER = ("dsqlcdc/streams/clients.py", "dsqlcdc/streams/observe.py")
 SERVICES = ("kinesis", "dsql", "s3", "iam", "sts", "kms", "dynamodb", "sqs", "lambda", "cloudwatch", "secretsmanager")
 ON_THIS_MACHINE = ("dsqlcdc/local/", "dsqlcdc/testing/", "dsqlcdc/hosts/demo.py")
 """They talk to the embedded AWS only."""
@@ -80,7 +81,7 @@ def test_durable_state_may_do_what_it_calls_and_nothing_more() -> None:
 
 def test_no_other_module_calls_aws() -> None:
     """A new one must be given a policy: it fails here first."""
-    known = {*CONSUMER, *STATE, PROVISION}
+    known = {*CONSUMER, *STATE, *MANAGER, PROVISION}
     found = {path for path in modules() if any(_is_operation(*call) for call in calls((ROOT / path).read_text(encoding="utf-8")))}
     assert found == known
 

@@ -256,6 +256,7 @@ def test_every_command_that_an_error_tells_people_to_run_exists() -> None:
     nested = {
         "config lint",
         "config show",
+        "config schema",
         "dead list",
         "dead show",
         "dead replay",
