@@ -11,7 +11,7 @@ import msgspec
 
 from dsqlcdc.streams.desired import Desired
 from dsqlcdc.streams.observed import CdcStream, Observed
-from dsqlcdc.streams.provision import SERVICE, trust_policy, write_policy
+from dsqlcdc.streams.policies import SERVICE, trust_policy, write_policy
 
 LARGEST_KIB = 10240
 """The largest MaxRecordSizeInKiB of Kinesis; DSQL cuts rows so that no record is larger (spec §1, §2)."""
