@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import zlib
 from typing import Any
 
 import msgspec
@@ -54,10 +55,12 @@ class Kinesis:
         self._streams: dict[str, Stream] = {}
         self._epoch = 0
         self._throttled_reads: dict[str, int] = {}
+        self._demanded: dict[str, int] = {}
 
     def reset(self) -> None:
         self._streams.clear()
         self._throttled_reads.clear()
+        self._demanded.clear()
         self.latest_lag = 0.0
 
     def names(self) -> list[str]:
@@ -85,9 +88,11 @@ class Kinesis:
         limit = stream.max_record_kib * 1024
         if size > limit:
             raise bad_argument(f"The record of {size} bytes is larger than the stream's MaxRecordSizeInKiB, {limit // 1024}.")
+        if self._beyond(stream, partition_key):
+            return None
         shard = stream.shard_for(partition_key, explicit)
         now = self.clock.now()
-        if self.write_throttle and not shard.may_write(size, now):
+        if stream.mode != "ON_DEMAND" and self.write_throttle and not shard.may_write(size, now):
             return None
         return shard.id, shard.put(data, partition_key, size, now, stream.encryption)
 
@@ -143,6 +148,16 @@ class Kinesis:
         except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError):
             return ""
 
+    def stream_of(self, token: str) -> str:
+        """The name of the stream an iterator reads, "" where it cannot be said."""
+        try:
+            return _decode(token).stream
+        except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError):
+            return ""
+
+    def arn(self, name: str) -> str:
+        return f"arn:aws:kinesis:{self.region}:{ACCOUNT}:stream/{name}"
+
     def expire_iterators(self) -> None:
         """Every iterator given so far is expired."""
         self._epoch += 1
@@ -150,6 +165,16 @@ class Kinesis:
     def throttle_reads(self, shard: str, times: int) -> None:
         """The next `times` reads of this shard ("" for any) are refused with ProvisionedThroughputExceededException."""
         self._throttled_reads[shard] = times
+
+    def demand(self, stream: str, shards: int) -> None:
+        """From now on the writes on a provisioned stream would fill so many shards: with fewer, a part of them is refused. 0 ends it."""
+        self._demanded[stream] = shards
+
+    def _beyond(self, stream: Stream, partition_key: str) -> bool:
+        wanted = self._demanded.get(stream.name, 0)
+        if not wanted or stream.mode == "ON_DEMAND":
+            return False
+        return zlib.crc32(partition_key.encode()) % wanted >= len(stream.open_shards())
 
     def _check_read(self, stream: Stream, shard: Shard, now: float) -> None:
         for name in (shard.id, ""):

@@ -79,6 +79,16 @@ class KinesisApi:
         except msgspec.DecodeError:
             return ""
 
+    def stream_of(self, body: bytes) -> str:
+        """The ARN of the stream that a call means, "*" where it cannot be said: what rights are about."""
+        try:
+            given: Input = msgspec.json.decode(body, type=dict[str, Any])
+        except msgspec.DecodeError:
+            return "*"
+        found = given.get("StreamARN") or given.get("ResourceARN")
+        name = given.get("StreamName") or self.kinesis.stream_of(given.get("ShardIterator") or "")
+        return found or (self.kinesis.arn(name) if name else "*")
+
     def _stream(self, given: Input) -> Stream:
         return self.kinesis.stream(given.get("StreamARN") or given.get("ResourceARN") or need(given, "StreamName"))
 
