@@ -59,8 +59,9 @@ class Front:
         try:
             if fault is not None and fault.kind == "error":
                 raise injected(service, fault.code, fault.status, fault.message)
-            path, cluster_key = request.rel_url.raw_path, self._dsql.key_of
-            self._denials.check(Call(service, operation, path, body, self._dsql.region, self._kinesis.stream_of, cluster_key))
+            path = request.rel_url.raw_path
+            names = (self._kinesis.stream_of, self._kinesis.key_of, self._dsql.key_of)
+            self._denials.check(Call(service, operation, path, body, self._dsql.region, *names))
             self._dsql.look(idle=service == "dsql")
             if service == "kinesis":
                 headers = [("Content-Type", "application/x-amz-json-1.1"), ("x-amzn-RequestId", request_id)]

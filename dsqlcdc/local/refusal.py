@@ -80,6 +80,8 @@ def denied(service: str, caller: str, action: str, resource: str, *, explicit: b
         "with an explicit deny in an identity-based policy" if explicit else f"because no identity-based policy allows the {action} action"
     )
     code = "AccessDenied" if service in ("s3", "iam", "sts") else "AccessDeniedException"
+    if service == "kinesis" and action.startswith("kms:"):
+        code = "KMSAccessDeniedException"
     status = 403 if code == "AccessDenied" or service == "dsql" else 400
     return Refusal(code, f"User: {caller} is not authorized to perform: {action} on resource: {resource} {why}", status)
 

@@ -13,6 +13,7 @@ from dsqlcdc.local.envelope import OVERSIZE
 from dsqlcdc.local.faults import Faults
 from dsqlcdc.local.generator import Commit, Generator, Summary
 from dsqlcdc.local.kinesis import Kinesis
+from dsqlcdc.local.kms import check_key
 from dsqlcdc.local.others import Others
 from dsqlcdc.local.reach import Key, Role
 from dsqlcdc.local.refusal import Refusal
@@ -44,7 +45,14 @@ class Region:
         clock: Clock | None = None,
     ) -> None:
         self.clock = clock or Clock()
-        self.kinesis = Kinesis(self.clock, region=region, delay=delay / 4, read_throttle=read_throttle, write_throttle=write_throttle)
+        self.kinesis = Kinesis(
+            self.clock,
+            region=region,
+            delay=delay / 4,
+            read_throttle=read_throttle,
+            write_throttle=write_throttle,
+            check_key=lambda key_id: check_key(self, key_id),
+        )
         self.others = Others(region)
         self.dsql = Dsql(self.clock, self.kinesis, self, random.Random(seed), region=region, delay=delay)
         self.faults = Faults()

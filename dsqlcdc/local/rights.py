@@ -47,7 +47,8 @@ class Deny(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One request, as far as its rights depend on it. `stream_of` gives the ARN of the Kinesis stream that a body means."""
+    """One request, as far as its rights depend on it. `stream_of` gives the ARN of the Kinesis stream that a body means; the keys are the
+    ARNs of customers' keys, "" where there is none."""
 
     service: str
     operation: str
@@ -55,6 +56,7 @@ class Call(msgspec.Struct, frozen=True):
     body: bytes
     region: str
     stream_of: Callable[[bytes], str]
+    stream_key: Callable[[str], str]
     cluster_key: Callable[[str], str]
 
 
@@ -131,6 +133,10 @@ def _kinesis(call: Call) -> Iterator[Right]:
         return
     arn = call.stream_of(call.body)
     yield f"kinesis:{call.operation}", arn
+    uses = {"GetRecords": "kms:Decrypt", "PutRecord": "kms:GenerateDataKey", "PutRecords": "kms:GenerateDataKey"}.get(call.operation)
+    key = call.stream_key(arn) if uses else ""
+    if uses and key:
+        yield uses, key
     if call.operation == "CreateStream" and _json(call.body).get("Tags"):
         yield "kinesis:AddTagsToStream", arn
 
