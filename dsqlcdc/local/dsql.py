@@ -220,7 +220,7 @@ class Dsql:
         }
 
     def _created(self, stream: CdcStream) -> dict[str, Any]:
-        return self._summary(stream) | {"status": "CREATING", "ordering": "UNORDERED", "format": "JSON"}
+        return self._summary(stream) | {"ordering": "UNORDERED", "format": "JSON"}
 
     def _stream_out(self, stream: CdcStream) -> dict[str, Any]:
         out = self._summary(stream) | {"ordering": "UNORDERED", "format": "JSON", "tags": stream.tags}

@@ -99,7 +99,8 @@ def render(refusal: Refusal, service: str, request_id: str) -> tuple[bytes, dict
         return text.encode(), {"Content-Type": "text/xml"}
     if service == "dsql":
         body = msgspec.json.encode({"message": refusal.message, **refusal.members})
-        return body, {"Content-Type": "application/json", "x-amzn-ErrorType": refusal.code, "x-amzn-RequestId": request_id}
+        wait = {"Retry-After": "1"} if refusal.code in ("ThrottlingException", "InternalServerException") else {}
+        return body, {"Content-Type": "application/json", "x-amzn-ErrorType": refusal.code, "x-amzn-RequestId": request_id, **wait}
     version = "1.1" if service == "kinesis" else "1.0"
     body = msgspec.json.encode({"__type": refusal.code, "message": refusal.message, **refusal.members})
     return body, {"Content-Type": f"application/x-amz-json-{version}", "x-amzn-RequestId": request_id}

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from dsqlcdc.local import Clock, Commit, Local, Statement
 from dsqlcdc.local.envelope import OVERSIZE
@@ -70,8 +71,6 @@ class World:
         return await self.status()
 
     async def commit(self, commit: Commit = SMALL) -> int:
-        from msgspec.structs import replace
-
         return (await self.aws.commit(replace(commit, cluster=self.cluster))).sent.get(self.stream, 0)
 
     async def status(self) -> tuple[str, str]:
