@@ -82,7 +82,7 @@ async def test_a_denial_holds_for_its_resource_and_its_wildcards_only(aws: Local
     iterator = await call.kinesis.get_shard_iterator(StreamName="s", ShardId="shardId-000000000000", ShardIteratorType="LATEST")
     aws.denials.add(Deny(action="kinesis:GetRecords", resource="*:stream/s"))
     assert told(await refusal(call.kinesis.get_records(ShardIterator=iterator["ShardIterator"])))[0] == "AccessDeniedException"
-    await call.sts.get_caller_identity()
+    assert (await call.sts.get_caller_identity())["Arn"] == CALLER
 
 
 DSQL_ERRORS = {
