@@ -12,7 +12,7 @@ import pytest
 
 from dsqlcdc.core.ports import Gap
 from dsqlcdc.errors import Misconfigured, Unavailable
-from dsqlcdc.local import Commit, Fault, Local
+from dsqlcdc.local import Commit, Deny, Fault, Local
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.streams.apply import Applied, apply
 from dsqlcdc.streams.clients import Clients
@@ -341,17 +341,26 @@ async def test_a_stream_that_fails_while_it_is_made_stops_the_waiting_with_reaso
     assert "CLUSTER_CMK_INACCESSIBLE" in str(done.fault)
 
 
-async def test_denials_of_writing_name_action_and_resource(manager: Manager) -> None:
-    refused = {"code": "AccessDeniedException", "status": 403, "message": "denied", "times": 0}
-    manager.aws.faults.add(Fault(kind="error", service="dsql", operation="CreateStream", **refused))
+WRITES = {
+    "kinesis:CreateStream": STREAM_ARN,
+    "kinesis:IncreaseStreamRetentionPeriod": STREAM_ARN,
+    "iam:CreateRole": ROLE_ARN,
+    "iam:PutRolePolicy": ROLE_ARN,
+    "iam:PassRole": ROLE_ARN,
+    "dsql:CreateStream": f"arn:aws:dsql:{REGION}:{ACCOUNT}:cluster/",
+}
+
+
+@pytest.mark.parametrize("action", WRITES)
+async def test_a_denial_of_any_write_names_action_and_resource_and_the_next_apply_goes_on(manager: Manager, action: str) -> None:
+    manager.aws.denials.add(Deny(action=action))
     with pytest.raises(Misconfigured) as caught:
         await manager.apply()
-    statement = {
-        "Effect": "Allow",
-        "Action": "dsql:CreateStream",
-        "Resource": f"arn:aws:dsql:{REGION}:{ACCOUNT}:cluster/{manager.desired.cluster}",
-    }
-    assert json.dumps(statement) in str(caught.value)
+    assert caught.value.code == "E102"
+    assert f'{{"Effect": "Allow", "Action": "{action}", "Resource": "{WRITES[action]}' in caught.value.why
+    manager.aws.denials.clear()
+    assert (await manager.apply()).stream.status == "ACTIVE"
+    assert len(manager.live()) == 1
 
 
 # replacing -----------------------------------------------------------------------------------------------------------------------------
