@@ -27,6 +27,7 @@ from dsqlcdc.sources.counts import Counts
 from dsqlcdc.sources.feeds import open_feeds
 from dsqlcdc.sources.kinesis import KinesisSource
 from dsqlcdc.stores.dynamodb_checkpoints import DynamoCheckpoints
+from dsqlcdc.stores.dynamodb_items import DynamoItems
 from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
@@ -104,6 +105,11 @@ def open_checkpoints(config: Config, *, read_only: bool = False) -> CheckpointSt
             looks=math.ceil(takeover / beat),
         )
     return SqliteCheckpoints(config.state.path, read_only=read_only)
+
+
+def state_table(config: Config) -> DynamoItems | None:
+    """The DynamoDB table that holds the state; None where the state is kept elsewhere."""
+    return DynamoItems(config.state.table, aws_of(config), create=True) if config.state.type == "dynamodb" else None
 
 
 def open_dead_letters(config: Config) -> FileDeadLetters | S3DeadLetters:

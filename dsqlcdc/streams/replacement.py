@@ -58,26 +58,29 @@ async def _write(store: CheckpointStore, desired: Desired, sighting: Sighting) -
     await store.commit(seen_name(desired), Commit({}, word=msgspec.json.encode(sighting)))
 
 
-async def leave(store: CheckpointStore, desired: Desired, old: CdcStream) -> Sighting:
-    """To be called before a CDC stream is deleted, durably: `arrive` then knows what may be lost, though everything here may die in between."""
+async def leave(store: CheckpointStore, desired: Desired, old: CdcStream, at: float) -> Gap:
+    """To be called before a CDC stream is deleted, at `at` (seconds since the epoch). The gap is recorded, durably, without an end:
+    `arrive` gives it one, though everything here may die in between."""
     known = await last_seen(store, desired)
     if known.lost and known.stream != old.id:  # an earlier replacement was not finished: the gap began there
         sighting = msgspec.structs.replace(known, stream="")
     else:
         sighting = Sighting(lost=old.id, lost_since=lost_since(old, known.healthy_at if known.stream == old.id else 0.0))
+    gap = await store.record_gap(recreated(desired, sighting.lost, sighting.lost_since, found_at=at))
     await _write(store, desired, sighting)
-    return sighting
+    return gap
 
 
 async def arrive(store: CheckpointStore, desired: Desired, new: CdcStream, at: float, *, healthy: bool = True) -> Gap | None:
-    """To be called when a CDC stream is seen to deliver, at `at` (seconds since the epoch): where it took another's place the gap is
-    recorded, durably; None where it did not. `healthy`: it is ACTIVE. Called again it changes nothing."""
+    """To be called when a CDC stream is seen to deliver, at `at` (seconds since the epoch): where it took another's place the gap gets its
+    end, durably, and is recorded first where nobody did; None where it did not. `healthy`: it is ACTIVE. Again, it changes nothing."""
     known = await last_seen(store, desired)
     if known.stream and known.stream != new.id and not known.lost:  # replaced by somebody else, while nobody looked
         known = msgspec.structs.replace(known, lost=known.stream, lost_since=known.healthy_at)
     gap = None
     if known.lost and known.lost != new.id:
-        gap = await store.record_gap(recreated(desired, known.lost, known.lost_since, new, at))
+        gap = await store.record_gap(recreated(desired, known.lost, known.lost_since, new.id, at, found_at=at))
+        gap = await store.end_gap(gap.pipeline, gap.id, until=new.id, to_time=at + SKEW)
     before = known.healthy_at if known.stream == new.id else 0.0
     await _write(store, desired, Sighting(stream=new.id, healthy_at=max(at if healthy else 0.0, before)))
     return gap
@@ -95,7 +98,7 @@ def lost_since(old: CdcStream, healthy_at: float) -> float:
     return max(old.created_at, old.reason.updated_at - KEPT)
 
 
-def recreated(desired: Desired, old: str, since: float, new: CdcStream, active_at: float) -> Gap:
+def recreated(desired: Desired, old: str, since: float, new: str = "", active_at: float = 0.0, *, found_at: float) -> Gap:
     """The gap between two CDC streams. Its id depends on the old one only: the same whoever finds it, and when."""
     text = "\0".join((desired.pipeline, desired.cluster, old))
     return Gap(
@@ -106,9 +109,9 @@ def recreated(desired: Desired, old: str, since: float, new: CdcStream, active_a
         kind="recreated",
         shard="",
         after=old,
-        until=new.id,
+        until=new,
         from_time=max(0.0, since - SKEW) if since else 0.0,
-        to_time=active_at + SKEW,
-        detail=f"the CDC stream {old} of cluster {desired.cluster} was replaced by {new.id}; nobody delivers what was committed in between",
-        found_at=active_at,
+        to_time=active_at + SKEW if active_at else 0.0,
+        detail=f"the CDC stream {old} of cluster {desired.cluster} was replaced; nobody delivers what was committed in between",
+        found_at=found_at,
     )

@@ -30,7 +30,7 @@ def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 async def test_a_replacement_leaves_a_gap_from_the_last_healthy_look_to_the_activation(make: Make) -> None:
     store = make()
     await arrive(store, desired(), cdc(id="old"), NOW - 900)
-    await leave(store, desired(), cdc("FAILED", "INTERNAL_ERROR", id="old"))
+    await leave(store, desired(), cdc("FAILED", "INTERNAL_ERROR", id="old"), NOW - 300)
     gap = await arrive(store, desired(), cdc(id="new"), NOW)
     assert gap is not None
     assert (gap.kind, gap.sink, gap.after, gap.until) == ("recreated", "", "old", "new")
@@ -42,10 +42,14 @@ async def test_a_replacement_leaves_a_gap_from_the_last_healthy_look_to_the_acti
 async def test_whoever_dies_between_deletion_and_activation_loses_no_gap(make: Make) -> None:
     first = make()
     await arrive(first, desired(), cdc(id="old"), NOW - 900)
-    await leave(first, desired(), cdc("FAILED", "INTERNAL_ERROR", id="old"))
+    await leave(first, desired(), cdc("FAILED", "INTERNAL_ERROR", id="old"), NOW - 300)
     await first.close()
     second = make()
-    assert await arrive(second, desired(), cdc(id="new"), NOW) is not None
+    assert [(gap.after, gap.to_time) for gap in await second.gaps("orders")] == [("old", 0.0)]  # said already, its end unknown
+    gap = await arrive(second, desired(), cdc(id="new"), NOW)
+    assert gap is not None
+    assert (gap.until, gap.to_time) == ("new", NOW + SKEW)
+    assert await second.gaps("orders") == [gap]
     await second.close()
 
 
@@ -61,8 +65,8 @@ async def test_a_stream_that_others_replaced_while_nobody_looked_leaves_its_gap(
 async def test_two_replacements_in_a_row_of_which_the_first_never_came_up_are_one_gap_from_the_first_loss(make: Make) -> None:
     store = make()
     await arrive(store, desired(), cdc(id="old"), NOW - 900)
-    await leave(store, desired(), cdc("FAILED", "ROLE_ACCESS_DENIED", id="old"))
-    await leave(store, desired(), cdc("FAILED", "ROLE_ACCESS_DENIED", id="second"))
+    await leave(store, desired(), cdc("FAILED", "ROLE_ACCESS_DENIED", id="old"), NOW - 300)
+    await leave(store, desired(), cdc("FAILED", "ROLE_ACCESS_DENIED", id="second"), NOW - 300)
     gap = await arrive(store, desired(), cdc(id="third"), NOW)
     assert gap is not None
     assert (gap.after, gap.until, gap.from_time) == ("old", "third", NOW - 900 - SKEW)
@@ -92,7 +96,7 @@ async def test_a_late_writer_moves_nothing_back(make: Make) -> None:
     await arrive(store, desired(), cdc(id="one"), NOW)
     await remember(store, desired(), Sighting(stream="one", healthy_at=NOW - 60))
     assert (await last_seen(store, desired())).healthy_at == NOW
-    await leave(store, desired(), cdc("FAILED", "INTERNAL_ERROR", id="one"))
+    await leave(store, desired(), cdc("FAILED", "INTERNAL_ERROR", id="one"), NOW - 300)
     await store.close()
 
 
