@@ -30,8 +30,10 @@ class Life:
         return [number for number, (_, method) in enumerate(self.calls) if not method.startswith(READS)]
 
     @property
-    def over(self) -> bool:
-        return 0 <= self.last < len(self.calls)
+    def deaths(self) -> list[tuple[int, bool]]:
+        """Where such a life may end so that it makes a difference: before each of these calls and after. To die around a call that only
+        reads is to die after the write before it."""
+        return [(number, after) for number in self.writes for after in (False, True)]
 
     def mortal(self, name: str, real: Any) -> Any:
         return _Mortal(name, real, self)
