@@ -17,6 +17,11 @@ class Name(msgspec.Struct, frozen=True):
     sink: str
     stream: str
 
+    @property
+    def reserved(self) -> bool:
+        """It is no sink's: something else of the pipeline is kept here, under a word that no sink can be named."""
+        return self.sink.startswith(".")
+
 
 class Memory(msgspec.Struct, frozen=True):
     """What a sequencer wants remembered of one commit: an opaque blob of its `kind`, and the newest arrival time (seconds) in it."""
