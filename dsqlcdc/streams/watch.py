@@ -98,6 +98,7 @@ class Watch:
         self._asked = False
         self._stuck = ""
         self._gaps = 0
+        self._looking = asyncio.Lock()
 
     def view(self) -> View:
         return View(
@@ -142,12 +143,16 @@ class Watch:
         await asyncio.sleep(pause(self._health, self._desired.poll, self._random))
 
     async def look(self, clients: Clients) -> None:
-        """Look once, tell, remember, find the remedy, and mend where the config says so."""
+        """Look once, tell, remember, find the remedy, and mend where the config says so. One look at a time."""
+        async with self._looking:
+            await self._look(clients)
+
+    async def _look(self, clients: Clients) -> None:
         at = self._clock()
         try:
             await self._recall()
             stream = await self._find(clients)
-            seen = Look(at=at, status=GONE) if stream is None else _look(stream, at)
+            seen = Look(at=at, status=GONE) if stream is None else _seen(stream, at)
         except Fault as fault:
             self._see(_unanswered(fault, at))
             return
@@ -249,7 +254,7 @@ def log_event(event: Event) -> None:
 LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def _look(stream: CdcStream, at: float) -> Look:
+def _seen(stream: CdcStream, at: float) -> Look:
     return Look(at=at, status=stream.status, stream=stream.id, reason=stream.reason)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import botocore
 import pytest
 from botocore.loaders import Loader
 
-from dsqlcdc.assemble import Assembly, aws_of, desired_of
+from dsqlcdc.assemble import Assembly, aws_of, desired_of, open_checkpoints
 from dsqlcdc.config import Config, load
+from dsqlcdc.core.ports import Gap
+from dsqlcdc.errors import Misconfigured
 from dsqlcdc.hosts import daemon
 from dsqlcdc.hosts.daemon import Result
 from dsqlcdc.local import Commit, Deny, Local
@@ -96,6 +98,8 @@ class World:
         await begun.wait()
         try:
             yield
+            if self.stream.status == "FAILED":
+                await asyncio.wait({running}, timeout=600.0)
         finally:
             stop.set()
             self.result = await running
@@ -189,3 +193,43 @@ def test_a_bug_in_the_watch_stops_no_reading(tmp_path: Path, monkeypatch: pytest
             await until(lambda: "not looked at any more" in caplog.text)
 
     play(act, tmp_path)
+
+
+def test_a_kinesis_stream_that_is_gone_is_there_again_when_the_daemon_is_started_again(tmp_path: Path) -> None:
+    async def act(world: World) -> None:
+        async with world.daemon():
+            await world.commit()
+            await until(lambda: world.read() == world.committed())
+            await world.cause("KINESIS_STREAM_NOT_FOUND")
+        assert world.result is not None
+        assert world.result.exit_code == 1
+        assert world.stream.status == "ACTIVE"
+        async with world.daemon():
+            before = world.read()
+            await world.commit()
+            await until(lambda: world.read() > before)
+        assert world.result.exit_code == 3
+        kinds = {gap.kind for gap in await gaps(world.config)}
+        assert kinds == {"recreated", "replaced"}  # what DSQL did not deliver, and what the old Kinesis stream still held
+
+    play(act, tmp_path)
+
+
+def test_a_daemon_that_finds_no_kinesis_stream_has_it_made_again_before_it_ends(tmp_path: Path) -> None:
+    async def act(world: World) -> None:
+        await world.cause("KINESIS_STREAM_NOT_FOUND")
+        with pytest.raises(Misconfigured) as raised:
+            await daemon.run(world.config)
+        assert raised.value.code == "E103"
+        await until(lambda: world.stream.status == "ACTIVE")
+        assert world.aws.kinesis.stream("orders-cdc").status == "ACTIVE"
+
+    play(act, tmp_path)
+
+
+async def gaps(config: Config) -> Sequence[Gap]:
+    store = open_checkpoints(config, read_only=True)
+    try:
+        return await store.gaps(config.pipeline)
+    finally:
+        await store.close()
