@@ -66,12 +66,13 @@ class Runs:
     def __init__(self, aws: Local, clients: Clients, desired: Desired) -> None:
         self.aws, self.desired, self.plain = aws, desired, clients
         self.called: Called = set()
+        self.said: list[str] = []
         self.clients = Recording(**{name: getattr(clients, name) for name in Clients.__struct_fields__}, called=self.called)
 
     async def work(self, **change: Any) -> Work:
         self.desired = msgspec.structs.replace(self.desired, **change)
         observed = await observe(self.desired, self.clients)
-        return Work(desired=self.desired, observed=observed, clients=self.clients, say=str, clock=lambda: 1e9, poll=0.01, poll_most=0.05)
+        return Work(desired=self.desired, observed=observed, clients=self.clients, say=self.said.append, clock=lambda: 1e9, poll=0.01, poll_most=0.05)
 
     async def apply(self, **change: Any) -> None:
         work = await self.work(**change)
