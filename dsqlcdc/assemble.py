@@ -6,8 +6,8 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -21,13 +21,14 @@ from dsqlcdc.core.ports import CheckpointStore, FragmentStore, Name, ResettableS
 from dsqlcdc.core.route import Route
 from dsqlcdc.core.tables import Model, Rule, Tables
 from dsqlcdc.core.telemetry import Status
-from dsqlcdc.errors import Unavailable
+from dsqlcdc.errors import ConfigError, Unavailable
 from dsqlcdc.plugins import sink_factory
 from dsqlcdc.sources.budget import ReadLimits
 from dsqlcdc.sources.counts import Counts
 from dsqlcdc.sources.feeds import open_feeds
 from dsqlcdc.sources.kinesis import KinesisSource
 from dsqlcdc.stores.dynamodb_checkpoints import DynamoCheckpoints
+from dsqlcdc.stores.dynamodb_items import DynamoItems
 from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
@@ -35,17 +36,23 @@ from dsqlcdc.stores.s3_dead_letters import S3DeadLetters
 from dsqlcdc.stores.s3_fragments import S3Fragments
 from dsqlcdc.stores.s3_objects import S3Objects
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
+from dsqlcdc.streams.clients import Clients, open_clients
+from dsqlcdc.streams.deeds import acting_name
+from dsqlcdc.streams.desired import Desired, Target
+from dsqlcdc.streams.health import Event
+from dsqlcdc.streams.watch import Watch, log_event
 
 _ROOM = 96 * 1024 * 1024
 """Bytes in flight of one pipeline, at least: a few of the largest rows, and one batch being written while the next one fills."""
 
 
 class Assembly(msgspec.Struct, frozen=True):
-    """What one process runs: the pipelines, one a sink, and what they share."""
+    """What one process runs: the pipelines, one a sink, and what they share. `watch`: of the CDC stream, where the config has one."""
 
     pipelines: Sequence[Pipeline]
     sources: Sequence[KinesisSource]
     checkpoints: CheckpointStore
+    watch: Watch | None = None
 
     def statuses(self) -> Sequence[Status]:
         return [pipeline.status() for pipeline in self.pipelines]
@@ -58,6 +65,37 @@ class Assembly(msgspec.Struct, frozen=True):
 
 def aws_of(config: Config) -> Aws:
     return Aws(region=config.aws.region, profile=config.aws.profile, endpoint_url=config.aws.endpoint_url)
+
+
+def desired_of(config: Config) -> Desired:
+    """What the `stream:` block asks for. Raises ConfigError where the config has none."""
+    stream = config.stream
+    if stream is None:
+        what, why = "the config has no block `stream`", "it says which cluster's changes go to which Kinesis stream"
+        raise ConfigError(what, where=str(config.path), why=why, run="dsqlcdc config schema", code="E041")
+    kinesis = stream.kinesis
+    name = kinesis.name or config.source.stream.rpartition("/")[2]
+    target = Target(
+        name=name,
+        arn=config.source.stream if config.source.stream.startswith("arn:") else "",
+        mode=kinesis.mode,
+        mode_named="mode" in kinesis.model_fields_set,
+        shards=kinesis.shards,
+        max_shards=kinesis.max_shards,
+        retention_hours=int(kinesis.retention // 3600),
+        max_record_kib=kinesis.max_record_size // 1024,
+        kms_key=kinesis.kms_key,
+    )
+    return Desired(
+        pipeline=config.pipeline,
+        cluster=stream.cluster,
+        target=target,
+        role=stream.role.name or f"{name}-dsql"[-64:],
+        role_named=stream.role.name is not None,
+        tags=stream.tags,
+        remedies=stream.remedies.model_dump(exclude_none=True),
+        poll=stream.poll,
+    )
 
 
 def open_checkpoints(config: Config, *, read_only: bool = False) -> ResettableStore:
@@ -76,6 +114,11 @@ def open_checkpoints(config: Config, *, read_only: bool = False) -> ResettableSt
             looks=math.ceil(takeover / beat),
         )
     return SqliteCheckpoints(config.state.path, read_only=read_only)
+
+
+def state_table(config: Config) -> DynamoItems | None:
+    """The DynamoDB table that holds the state; None where the state is kept elsewhere."""
+    return DynamoItems(config.state.table, aws_of(config), create=True) if config.state.type == "dynamodb" else None
 
 
 def open_dead_letters(config: Config) -> FileDeadLetters | S3DeadLetters:
@@ -121,6 +164,33 @@ def _model(path: str | None) -> Model | None:
     return read
 
 
+def make_watch(config: Config, checkpoints: CheckpointStore, tell: Callable[[Event], None] = log_event) -> Watch:
+    """The watch over the CDC stream of the config; `tell` hears its events. Raises ConfigError where the config has none."""
+    desired, memory = desired_of(config), config.state.type == "memory"
+
+    @asynccontextmanager
+    async def lease() -> AsyncGenerator[CheckpointStore, None]:
+        if memory:  # nobody else can know of it
+            yield checkpoints
+            return
+        store = open_checkpoints(config)  # its own: what is held is let go by closing it
+        try:
+            await store.hold(acting_name(desired))
+            yield store
+        finally:
+            await store.close()
+
+    def clients() -> AbstractAsyncContextManager[Clients]:
+        return open_clients(aws_of(config), desired, deadline=60.0)
+
+    return Watch(desired, clients, checkpoints, lease, durable=not memory, tell=tell, clock=time.time, random=random.random)
+
+
+def _always() -> float:
+    """Nobody watches the CDC stream: what is not there in time is missing."""
+    return 0.0
+
+
 @asynccontextmanager
 async def assemble(config: Config, *, once: bool = False, deadline: float | None = None) -> AsyncGenerator[Assembly, None]:
     """Open everything a run needs and make its pipelines; leaving closes it all.
@@ -134,6 +204,7 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
         if isinstance(fragments, S3Fragments):
             with contextlib.suppress(Unavailable):  # the first piece will tell
                 await fragments.prepare()
+        watch = make_watch(config, checkpoints) if config.stream is not None else None
         tables, source = make_tables(config), config.source
         limits = ReadLimits(source.reads_per_second, source.bytes_per_second)
         async with open_feeds(
@@ -173,10 +244,11 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                             max_age=config.fragments.max_age,
                             room=max(_ROOM, int(destination.batching.bytes * 1.5)),
                             deadline=deadline,
+                            complete_since=watch.complete_since if watch is not None else _always,
                         )
                     )
                 )
-            yield Assembly(pipelines, sources, checkpoints)
+            yield Assembly(pipelines, sources, checkpoints, watch)
     finally:
         await fragments.close()
         await letters.close()

@@ -169,6 +169,8 @@ _FAULT_CODES = {
 }
 EXPIRED = _FAULT_CODES[Kind.EXPIRED]
 """The code of credentials that have expired and are fetched anew: passing, unless it lasts."""
+_SAYING = ("ConflictException", "LimitExceededException", "ResourceInUseException")
+"""What passes, perhaps: the service's words say what it is waiting for."""
 _PASSING = (Kind.THROTTLED, Kind.BUSY, Kind.EXPIRED)
 
 
@@ -183,21 +185,22 @@ def error_code(error: BaseException) -> str:
     return str(code or answer.get("Error", {}).get("Code", ""))
 
 
-def translate(error: BaseException, *, doing: str, where: str) -> Fault:
+def translate(error: BaseException, *, doing: str, where: str, resource: str = "") -> Fault:
     """The Fault for an error of an AWS call: Unavailable for what passes, Misconfigured for what somebody must mend.
 
-    `doing` completes "cannot …" ("read shard 1"); `where` names the resource. The message never holds credentials, signatures or tokens.
-    Raises the error itself when it is none of errors().
+    `doing` completes "cannot …" ("read shard 1"); `where` names the resource, `resource` is the ARN that a missing permission is needed
+    on, where AWS does not say it. The message never holds credentials, signatures or tokens. Raises the error itself when it is none of
+    errors().
     """
     if isinstance(error, Fault):
         return error
     botocore = importlib.import_module("botocore.exceptions")
     if isinstance(error, botocore.ClientError):
-        return _answered(error, doing, where)
+        return _answered(error, doing, where, resource)
     return _unanswered(error, botocore, doing, where)
 
 
-def _answered(error: Any, doing: str, where: str) -> Fault:
+def _answered(error: Any, doing: str, where: str, named: str) -> Fault:
     response: dict[str, Any] = error.response
     metadata: dict[str, Any] = response.get("ResponseMetadata", {})
     code = error_code(error)
@@ -206,10 +209,12 @@ def _answered(error: Any, doing: str, where: str) -> Fault:
     what = f"cannot {doing}"
     if kind in _PASSING:
         why = f"{_WORDS[kind]} ({code})"
+        if code in _SAYING and message:
+            why = f"{why}: {_scrub(message)}"
         return Unavailable(what, where=where, why=why, code=_FAULT_CODES[kind], after=_retry_after(metadata.get("HTTPHeaders", {})))
     why, run = f"{_WORDS[kind]} ({code})", ""
     if kind is Kind.DENIED:
-        action, resource = _denied(code, str(error.operation_name), message)
+        action, resource = _denied(code, str(error.operation_name), message, named)
         statement = json.dumps({"Effect": "Allow", "Action": action, "Resource": resource or "the ARN of what is named above"})
         why = f"{why}; the action is {action}{f' on {resource}' if resource else ''}. IAM statement to add: {statement}"
         run = "aws sts get-caller-identity, to see whose credentials these are"
@@ -313,14 +318,16 @@ _OTHERWISE = {"TransactWriteItems": "dynamodb:PutItem"}  # the actions of what i
 _S3_ACTIONS = {"HeadBucket": "ListBucket", "ListObjectsV2": "ListBucket", "ListObjects": "ListBucket", "HeadObject": "GetObject"}
 
 
-def _denied(code: str, operation: str, message: str) -> tuple[str, str]:
+def _denied(code: str, operation: str, message: str, resource: str) -> tuple[str, str]:
     if code == "KMSAccessDeniedException":
         return "kms:Decrypt", "".join(re.findall(r"arn:aws[\w-]*:kms:[^\s\"',]+", message)[:1])
     found = _NOT_AUTHORIZED.search(message)
     if found:
-        return found[1], (found[2] or "").rstrip(".")
+        return found[1], (found[2] or "").rstrip(".") or resource
     if operation in _OTHERWISE:
-        return _OTHERWISE[operation], ""
+        return _OTHERWISE[operation], resource
+    if resource.count(":") >= 5:
+        return f"{resource.split(':')[2]}:{operation}", resource
     for prefix, operations in _PREFIXES.items():
         if operation in operations.split():
             return f"{prefix}:{operation}", ""

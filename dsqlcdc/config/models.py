@@ -241,6 +241,135 @@ class Http(Block):
         return listen_address(self.listen)[1]
 
 
+_KMS = (
+    r"^(alias/[a-zA-Z0-9/_-]{1,250}|[a-f0-9-]{36}|mrk-[a-f0-9]{32}"
+    r"|arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/[a-zA-Z0-9/_-]{1,250})$"
+)
+_TAG = re.compile(r"[\w .:/=+@-]*", re.ASCII)
+RemedyWord = Literal["explain", "apply"]
+
+
+def _tag(value: str) -> str:
+    if not 1 <= len(value) <= 128 or not _TAG.fullmatch(value):
+        raise ValueError("a tag's key is 1 to 128 letters, digits, spaces and _ . : / = + - @")
+    if value.startswith(("aws:", "dsqlcdc:")):
+        raise ValueError("tags that begin with aws: are AWS's, with dsqlcdc: ours")
+    return value
+
+
+def _tag_value(value: str) -> str:
+    if len(value) > 256 or not _TAG.fullmatch(value):
+        raise ValueError("a tag's value is up to 256 letters, digits, spaces and _ . : / = + - @")
+    return value
+
+
+def _tags(value: dict[str, str]) -> dict[str, str]:
+    seen: dict[str, str] = {}
+    for key in value:
+        if (other := seen.setdefault(key.lower(), key)) != key:
+            raise ValueError(f"{other} and {key} differ only in case, and IAM takes them for one")
+    return value
+
+
+def _cluster(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]{26}", value):
+        raise ValueError("a cluster's identifier is 26 lower-case letters and digits (not its ARN or its endpoint)")
+    return value
+
+
+def _role_name(value: str) -> str:
+    if not re.fullmatch(r"[\w+=,.@-]{1,64}", value, re.ASCII):
+        raise ValueError("a role's name (not its ARN or path) is 1 to 64 letters, digits and _ + = , . @ -")
+    return value
+
+
+def _kms_key(value: str) -> str:
+    if not re.fullmatch(_KMS, value):
+        raise ValueError("a KMS key is given by its id, its ARN, or alias/NAME")
+    return value
+
+
+def _kinesis_name(value: str) -> str:
+    if not _STREAM.fullmatch(value):
+        raise ValueError("a Kinesis stream's name (not its ARN) is 1 to 128 letters, digits and _ . -")
+    return value
+
+
+def _whole_hours(value: float) -> float:
+    if value % 3600 or not 24 * 3600 <= value <= 8760 * 3600:
+        raise ValueError("Kinesis keeps records for whole hours, 24h to 8760h")
+    return value
+
+
+def _whole_kib(value: int) -> int:
+    if value % 1024 or not 1024 * 1024 <= value <= 10240 * 1024:
+        raise ValueError("Kinesis takes whole KiB, 1MiB to 10MiB")
+    return value
+
+
+class StreamKinesis(Block):
+    """The Kinesis data stream that DSQL writes to. `name`: the source's stream where it is not said. `kms_key`: None leaves encryption as
+    it is, `alias/aws/kinesis` is AWS's own key."""
+
+    name: Annotated[str, AfterValidator(_kinesis_name), WithJsonSchema({"type": "string", "pattern": f"^{_STREAM.pattern}$"})] | None = None
+    mode: Literal["on_demand", "provisioned"] = "on_demand"
+    shards: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    max_shards: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    retention: Annotated[Duration, AfterValidator(_whole_hours)] = duration("168h", description="whole hours, raised and never lowered")
+    max_record_size: Annotated[Size, AfterValidator(_whole_kib)] = size(
+        "10MiB", description="raised and never lowered; below 10MiB a large row impairs the CDC stream"
+    )
+    kms_key: Annotated[str, AfterValidator(_kms_key), WithJsonSchema({"type": "string", "pattern": _KMS})] | None = None
+
+    @model_validator(mode="after")
+    def _shards_suit_the_mode(self) -> Self:
+        if self.mode == "provisioned" and self.shards is None:
+            raise ValueError("mode provisioned needs shards, how many the stream begins with")
+        if self.mode == "on_demand" and (self.shards is not None or self.max_shards is not None):
+            raise ValueError("an on_demand stream has as many shards as it needs: remove shards and max_shards, or write mode: provisioned")
+        if self.shards is not None and self.max_shards is not None and self.max_shards < self.shards:
+            raise ValueError("max_shards is less than shards")
+        return self
+
+
+class StreamRole(Block):
+    """The role that DSQL assumes to write. `name`: `{kinesis name}-dsql` where it is not said."""
+
+    name: (
+        Annotated[str, AfterValidator(_role_name), WithJsonSchema({"type": "string", "pattern": r"^[a-zA-Z0-9_+=,.@-]{1,64}$"})] | None
+    ) = None
+
+
+class Remedies(Block):
+    """What the daemon does about each statusReason of the CDC stream: explain it, or apply its remedy."""
+
+    default: RemedyWord = "explain"
+    KINESIS_THROUGHPUT_EXCEEDED: RemedyWord | None = None
+    KINESIS_STREAM_NOT_FOUND: RemedyWord | None = None
+    ROLE_ACCESS_DENIED: RemedyWord | None = None
+    KINESIS_ACCESS_DENIED: RemedyWord | None = None
+    KINESIS_KMS_ACCESS_DENIED: RemedyWord | None = None
+    KINESIS_OVERSIZE_RECORD: RemedyWord | None = None
+    CLUSTER_CMK_INACCESSIBLE: RemedyWord | None = None
+    INTERNAL_ERROR: RemedyWord | None = None
+
+
+Tags = Annotated[
+    dict[Annotated[str, AfterValidator(_tag)], Annotated[str, AfterValidator(_tag_value)]], Field(max_length=40), AfterValidator(_tags)
+]
+
+
+class Stream(Block):
+    """The CDC stream: what `dsqlcdc stream apply` makes, `doctor` checks and the daemon watches. `cluster`: its identifier."""
+
+    cluster: Annotated[str, AfterValidator(_cluster), WithJsonSchema({"type": "string", "pattern": "^[a-z0-9]{26}$"})]
+    kinesis: StreamKinesis = StreamKinesis()
+    role: StreamRole = StreamRole()
+    tags: Tags = Field(default_factory=dict)
+    remedies: Remedies = Remedies()
+    poll: Duration = duration("60s", least="1s", description="how often the CDC stream is looked at while it is ACTIVE")
+
+
 def _sqlite(value: object) -> object:
     """A block that names no type is of the default one."""
     return _typed(value, "sqlite")
@@ -274,3 +403,4 @@ class File(Block):
     dead_letters: DeadLetters = _block(type="files")
     fragments: Fragments = _block(type="sqlite")
     http: Http | None = None
+    stream: Stream | None = None

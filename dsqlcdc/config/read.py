@@ -191,6 +191,7 @@ def _resolve(file: File, options: dict[str, dict[str, Any]], orders: dict[str, s
         dead_letters=file.dead_letters,
         fragments=file.fragments,
         http=file.http,
+        stream=file.stream,
         path=path,
         directory=path.parent,
         sha256=sha256,

@@ -21,6 +21,7 @@ from dsqlcdc.config.models import (
     SqliteFragments,
     SqliteState,
     Start,
+    Stream,
     Table,
 )
 from dsqlcdc.contract import Context, Op
@@ -66,6 +67,7 @@ class Config:
     dead_letters: FileDeadLetters | S3DeadLetters
     fragments: SqliteFragments | MemoryFragments | S3Fragments
     http: Http | None
+    stream: Stream | None
     path: Path
     directory: Path
     sha256: str

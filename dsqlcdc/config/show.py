@@ -44,6 +44,8 @@ def show(config: Config) -> dict[str, Any]:
     }
     if config.http is not None:
         shown["http"] = _block(config.http)
+    if config.stream is not None:
+        shown["stream"] = _block(config.stream)
     return shown
 
 

@@ -15,9 +15,6 @@ _SINKS = ("opensearch",)
 def refuse_unbuilt(data: dict[str, Any], findings: Findings) -> dict[str, Any]:
     """Report every such key and give back the data without it, so that it is not reported again."""
     kept = dict(data)
-    if "stream" in kept:
-        del kept["stream"]
-        _refuse(findings, ("stream",), "the block `stream`", "Remove it, and make the streams with the AWS CLI")
     sinks = kept.get("sinks")
     if isinstance(sinks, dict):
         named: dict[str, Any] = sinks  # pyright: ignore[reportUnknownVariableType]

@@ -155,6 +155,21 @@ class DynamoItems:
         except errors() as error:
             raise self._fault(error, "delete from the state") from error
 
+    async def exists(self) -> bool:
+        """Is there such a table? Asks for read rights only."""
+        client = await self._client()
+        try:
+            await client.describe_table(TableName=self.table)
+        except errors() as error:
+            if error_code(error) == "ResourceNotFoundException":
+                return False
+            raise self._fault(error, "look at the table") from error
+        return True
+
+    async def make(self) -> None:
+        """Make the table and wait until it can be used; one that is there is left as it is."""
+        await self._make_table(await self._client())
+
     async def close(self) -> None:
         """Close the connections; a later call opens them anew."""
         async with self._opening:

@@ -30,7 +30,6 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
     ("unset variable", BASE.replace("stream: orders", "stream: '${STREAM}'"), [("E007", 2, 18, "STREAM is not set")]),
     ("variable not closed", BASE.replace("stream: orders", "stream: '${STREAM'"), [("E008", 2, 18, "closing }")]),
     ("variable without a name", BASE.replace("stream: orders", "stream: '${1x}'"), [("E008", 2, 18, "${NAME}")]),
-    ("stream block", BASE + "stream: {cluster: abc}\n", [("E009", 4, 1, "not built yet")]),
     ("opensearch", TOP + "sinks: {x: {type: opensearch, url: 'https://h'}}\n", [("E009", 3, 19, "opensearch")]),
     ("a hash without its key", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: hash}}}}\n", [("E013", 3, 12, "mask_key")]),
     ("a way to mask", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: rot13}}}}\n", [("E012", 3, 41, "drop")]),

@@ -15,6 +15,7 @@ import pytest
 
 import dsqlcdc.columns
 from dsqlcdc.cli.app import COMMANDS
+from dsqlcdc.cli.stream import SUBCOMMANDS
 from dsqlcdc.columns import Row, decode, row_json
 from dsqlcdc.config import lint, schema
 from dsqlcdc.config.read import load
@@ -23,6 +24,8 @@ from dsqlcdc.core.records import Record
 from dsqlcdc.core.tables import Rule, Tables
 from dsqlcdc.lines import line
 from dsqlcdc.prometheus import METRICS
+from dsqlcdc.streams.causes import CAUSES
+from dsqlcdc.streams.deeds import LIMITS
 from dsqlcdc.testing.records import full
 
 from .reading import README, REFERENCE, ROOT, blocks, named, rows, sections
@@ -35,7 +38,7 @@ DOCUMENTS = [
     ROOT / "examples" / "README.md",
     ROOT / "deploy" / "README.md",
 ]
-NAMES = {"AWS_REGION": "us-east-1", "STREAM": "orders-cdc", "BUCKET": "my-lake", "PREFIX": "cdc/"}
+NAMES = {"AWS_REGION": "us-east-1", "STREAM": "orders-cdc", "BUCKET": "my-lake", "PREFIX": "cdc/", "CLUSTER": "a" * 26}
 """What the quick start exports and its config asks for."""
 LINES_AT_MOST = 350
 
@@ -183,6 +186,13 @@ def test_the_table_of_metrics_is_the_code() -> None:
     assert said == [(metric.name, metric.type, ", ".join(metric.labels) or "–", metric.meaning) for metric in METRICS]
 
 
+def test_the_table_of_reasons_is_the_data_of_the_remedies() -> None:
+    said = [(named(code)[0], *others) for code, *others in rows(REFERENCE, "Health of the CDC stream")]
+    causes = [(c.code, c.explanation, c.mends, c.applies or "–", f"{c.within / 60:.0f} min") for c in CAUSES.values()]
+    limits = [(kind, str(limit.a_day), f"{limit.apart / 60:.0f} min") for kind, limit in LIMITS.items()]
+    assert said == [*causes, *limits]
+
+
 def test_every_metric_named_in_the_readme_exists() -> None:
     said = set(re.findall(r"dsqlcdc_[a-z_]+(?=`)", README.read_text(encoding="utf-8")))
     assert said
@@ -232,8 +242,13 @@ def test_every_command_takes_help_and_the_flags_that_the_readme_gives_it(shown: 
 
 def test_the_table_of_commands_is_complete() -> None:
     assert {line.split()[0] for line in commands()} == set(COMMANDS)
-    nested = {tuple(line.split()[:2]) for line in commands() if line.split()[0] in ("config", "dead", "checkpoint")}
-    wanted = {"config": ("lint", "show", "schema"), "dead": ("list", "show", "replay", "discard"), "checkpoint": ("show", "reset")}
+    nested = {tuple(line.split()[:2]) for line in commands() if line.split()[0] in ("config", "dead", "checkpoint", "stream")}
+    wanted = {
+        "config": ("lint", "show", "schema"),
+        "dead": ("list", "show", "replay", "discard"),
+        "checkpoint": ("show", "reset"),
+        "stream": tuple(SUBCOMMANDS),
+    }
     assert nested == {(group, command) for group, commands in wanted.items() for command in commands}
 
 
@@ -256,6 +271,7 @@ def test_every_command_that_an_error_tells_people_to_run_exists() -> None:
     nested = {
         "config lint",
         "config show",
+        "config schema",
         "dead list",
         "dead show",
         "dead replay",
@@ -263,6 +279,7 @@ def test_every_command_that_an_error_tells_people_to_run_exists() -> None:
         "gaps ack",
         "checkpoint show",
         "checkpoint reset",
+        *(f"stream {name}" for name in SUBCOMMANDS),
     }
     assert found <= nested | COMMANDS.keys()
 
