@@ -10,7 +10,7 @@ A sink class that names its model `Options` and its factory a classmethod has it
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
@@ -51,7 +51,8 @@ Duration = Annotated[
 
 def unit_of(field: FieldInfo) -> Literal["size", "duration"] | None:
     """What a field of a model is written as, if it is a Size or a Duration."""
-    functions = [part.func for part in field.metadata if isinstance(part, BeforeValidator)]
+    optional = [part for one in get_args(field.annotation) for part in getattr(one, "__metadata__", ())]  # of `Duration | None`
+    functions = [part.func for part in (*field.metadata, *optional) if isinstance(part, BeforeValidator)]
     if _size in functions:
         return "size"
     return "duration" if _duration in functions else None

@@ -123,6 +123,8 @@ def _block(block: StrictOptions) -> dict[str, Any]:
 
 
 def _value(name: str, unit: str | None, value: Any) -> Any:
+    if value is None:
+        return None
     if unit == "duration":
         return format_duration(value)
     if unit == "size":

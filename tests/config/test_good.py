@@ -121,11 +121,7 @@ def test_a_webhook_is_shown_without_its_secrets(write: Callable[[str], Path]) ->
     shown = show(load(path, {"S": secret}))["sinks"]["h"]
     assert "hunter2" not in str(shown)
     assert secret not in str(shown)
-    assert (shown["format"], shown["batch"], shown["claim_check"]) == (
-        "cloudevents",
-        {"max_items": 7},
-        {"bucket": "claims", "expires": "2h"},
-    )
+    assert (shown["format"], shown["batch"]["max_items"], shown["claim_check"]["expires"]) == ("cloudevents", 7, "2h")
 
 
 def test_a_config_in_a_traceback_shows_no_options(write: Callable[[str], Path]) -> None:
