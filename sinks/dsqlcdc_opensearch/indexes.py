@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dsqlcdc.contract import Misconfigured, Table, Unavailable
@@ -51,9 +51,13 @@ class Indexes:
     def known(self, table: Table) -> Target | None:
         return self._known.get(table)
 
-    @property
-    def all(self) -> tuple[Target, ...]:
-        return tuple(self._known.values())
+    async def owned(self) -> Sequence[str]:
+        """The physical indexes of this sink, by what is kept in their mappings. Raises Unavailable, Misconfigured."""
+        status, data = await self._cluster.ask("GET", f"/{self._prefix}*/_mapping?filter_path=*.mappings._meta", also=(404,))
+        if status == 404:
+            return ()
+        metas = {index: found["mappings"]["_meta"].get("dsqlcdc", {}) for index, found in data.items()}
+        return sorted(index for index, meta in metas.items() if self._owner.items() <= meta.items())
 
     async def target(self, table: Table) -> Target:
         """The table's index, made where it is not there. Two processes may do so at once.

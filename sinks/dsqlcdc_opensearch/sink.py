@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
+import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ from dsqlcdc_opensearch.late import Late, Rows, judge
 from dsqlcdc_opensearch.names import id_of
 from dsqlcdc_opensearch.options import SEND_WITHIN
 from dsqlcdc_opensearch.options import Options as OpenSearchOptions
+from dsqlcdc_opensearch.purge import Purge
 from dsqlcdc_opensearch.sign import SigV4
 from dsqlcdc_opensearch.watermark import Watermark
 
@@ -79,6 +82,7 @@ class OpenSearchSink(Sink):
         self._stop: Misconfigured | None = None
         self._missing: float | None = None
         self._newest = 0
+        self._purging: asyncio.Task[None] | None = None
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], context: Context) -> Self:
@@ -106,6 +110,10 @@ class OpenSearchSink(Sink):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        purging, self._purging = self._purging, None
+        if purging is not None:
+            purging.cancel()
+            await asyncio.wait({purging})
         transport, self._transport = self._transport, None
         if transport is not None:
             await transport.close()
@@ -158,7 +166,26 @@ class OpenSearchSink(Sink):
         """Sees that the engine keeps external versions, and reads the watermark. May be called again."""
         await self._watermark.prepare(f"probe-{secrets.token_hex(8)}")
         await self._watermark.load()
+        if self._purging is None and self._purges:
+            purge = Purge(
+                self._cluster,
+                self._watermark,
+                self._bulk,
+                indexes=self._indexes.owned,
+                progress=resume.progress,
+                newest=lambda: self._newest,
+                retention=self._options.tombstones_for,
+                grace=self._options.grace,
+                me=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}",
+            )
+            self._purging = asyncio.create_task(purge.run())
         return ()
+
+    @property
+    def _purges(self) -> bool:
+        """One invocation of a function does not live to see the grace end, and sees one shard only."""
+        options = self._options
+        return options.purge == "leader" and options.delete_mode == "tombstone" and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ
 
     # ── a batch ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -66,6 +66,11 @@ class Watermark:
         return self._state.watermark, self._read_at
 
     @property
+    def state(self) -> State:
+        """What was read or written last."""
+        return self._state
+
+    @property
     def _fresh(self) -> bool:
         return self._read_at is not None and asyncio.get_running_loop().time() - self._read_at < REFRESH
 
