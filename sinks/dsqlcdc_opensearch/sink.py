@@ -196,6 +196,8 @@ class OpenSearchSink(Sink):
         """
         if self._stop is not None:
             raise self._stop
+        if self._purging is not None and self._purging.done():
+            self._purging.result()  # it ends by an error only, and nobody may miss that
         watermark, read_at = await self._watermark.current()
         verdicts: dict[int, Setback] = {}
         rows, twins = await self._newest_of(changes, verdicts)
