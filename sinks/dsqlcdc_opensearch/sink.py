@@ -71,13 +71,12 @@ class OpenSearchSink(Sink):
     ) -> None:
         self._options, self._context = options, context
         self._where = f"sink {context.sink}, {URL(options.url[0]).host}"
-        self._connect = transport or self._http
+        self._connect = transport
         self._make_rows = rows
         self.lanes = options.bulk.concurrency
         self.batching = Batching(bytes=options.bulk.bytes, records=options.bulk.records, age=options.bulk.age)
         self._transport: Transport | None = None
         self._rows: Rows | None = None
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._files: Mapping[Path, Mapping[str, Any]] = {}
         self._stop: Misconfigured | None = None
         self._missing: float | None = None
@@ -94,8 +93,9 @@ class OpenSearchSink(Sink):
     async def __aenter__(self) -> Self:
         """Raises Misconfigured where a certificate or a mapping file cannot be read."""
         options, context = self._options, self._context
-        self._tls, self._files = await asyncio.to_thread(self._read_files)
-        self._transport = self._connect()
+        if options.mappings:
+            self._files = await asyncio.to_thread(self._read_mappings)
+        self._transport = self._connect() if self._connect is not None else self._http(await asyncio.to_thread(self._trust))
         self._rows = self._make_rows() if self._make_rows is not None else None
         owner = {"pipeline": context.pipeline, "sink": context.sink}
         managed = options.profile == "managed"
@@ -118,7 +118,7 @@ class OpenSearchSink(Sink):
         if transport is not None:
             await transport.close()
 
-    def _http(self) -> Transport:
+    def _http(self, tls: ssl.SSLContext) -> Transport:
         options, context = self._options, self._context
         signer = None
         if options.sign is not None:
@@ -127,7 +127,7 @@ class OpenSearchSink(Sink):
         basic = None if options.basic is None else (options.basic.user, options.basic.password.get_secret_value())
         return HttpTransport(
             options.url,
-            tls=self._tls,
+            tls=tls,
             basic=basic,
             signer=signer,
             gzip=options.gzip,
@@ -136,21 +136,24 @@ class OpenSearchSink(Sink):
             connect_timeout=options.connect_timeout,
         )
 
-    def _read_files(self) -> tuple[ssl.SSLContext, Mapping[Path, Mapping[str, Any]]]:
+    def _trust(self) -> ssl.SSLContext:
         directory, tls = Path(self._context.directory), self._options.tls
-        files: dict[Path, Mapping[str, Any]] = {}
-        what = "a certificate of OpenSearch cannot be used"
         try:
             trust = ssl.create_default_context(cafile=None if tls.ca is None else directory / tls.ca)
             if tls.certificate is not None:
                 key = None if tls.key is None else directory / tls.key
                 trust.load_cert_chain(directory / tls.certificate, key, password=lambda: b"")
-            what = "a mapping file cannot be used"
-            for path in self._options.mappings.values():
-                files[path] = _fields(path, (directory / path).read_bytes())
         except (OSError, ValueError) as error:
-            raise Misconfigured(what, where=self._where, why=str(error), run="dsqlcdc config show CONFIG", code="E171") from error
-        return trust, files
+            raise Misconfigured("a certificate of OpenSearch cannot be used", where=self._where, why=str(error), code="E171") from error
+        return trust
+
+    def _read_mappings(self) -> Mapping[Path, Mapping[str, Any]]:
+        directory = Path(self._context.directory)
+        try:
+            return {path: _fields(path, (directory / path).read_bytes()) for path in self._options.mappings.values()}
+        except (OSError, ValueError) as error:
+            what, run = "a mapping file of OpenSearch cannot be used", "dsqlcdc config show CONFIG"
+            raise Misconfigured(what, where=self._where, why=str(error), run=run, code="E172") from error
 
     def _shape(self, table: Table) -> Shape:
         options = self._options
