@@ -103,7 +103,7 @@ class Shape:
         for column, value in columns.items():
             if column in self._dropped:
                 continue
-            if column in self._objects and bytes(value[:1]) not in (b"{", b"n"):
+            if column in self._objects and memoryview(value)[0] not in b"{n":
                 row[self._renamed.get(column, column)] = {"value": value}  # the field takes objects only
             else:
                 row[self._renamed.get(column, column)] = value
