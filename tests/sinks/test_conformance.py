@@ -13,7 +13,10 @@ import pytest
 
 from dsqlcdc.contract import Change, Op, Setback, Sink, Unavailable, Verdict
 from dsqlcdc.testing import LawBroken, check_sink, virtual
+from dsqlcdc.testing.opensearch import FakeOpenSearch
 from dsqlcdc_webhook.post import Answer, NoAnswer
+from tests.sinks.opensearch.replica import Direct
+from tests.sinks.opensearch.replica import sink as replica
 from tests.sinks.s3.lake import Bucket, FakeObjects
 from tests.sinks.s3.lake import make_sink as make_lake
 from tests.sinks.webhook.receiver import Script, webhook
@@ -89,6 +92,25 @@ def test_the_webhook_keeps_the_laws() -> None:
             refused=lambda change: msgspec.structs.replace(change, transaction="bad"),
         )
     )
+    assert set(checked) == ALL
+
+
+def test_opensearch_keeps_the_laws() -> None:
+    engine = FakeOpenSearch(lambda: asyncio.get_running_loop().time())
+    transport = Direct(engine, lambda: (0.001, 0.001))
+
+    async def holds(change: Change) -> bool:
+        index = engine.indexes.get("cdc-public.conformance-000001")
+        document = index.documents.get(str((change.key or {})["id"])) if index is not None else None
+        return document is not None and document.version >= change.version
+
+    @asynccontextmanager
+    async def outage() -> AsyncGenerator[None, None]:
+        transport.away = True
+        yield
+        transport.away = False
+
+    checked = virtual.run(check_sink(lambda: replica(transport), holds=holds, outage=outage, refused=spoilt))
     assert set(checked) == ALL
 
 

@@ -20,7 +20,7 @@ from dsqlcdc_opensearch.document import Operation
 from dsqlcdc_opensearch.purge import Purge
 from dsqlcdc_opensearch.sink import _Row  # pyright: ignore[reportPrivateUsage]
 from dsqlcdc_opensearch.watermark import Watermark
-from tests.sinks.opensearch.replica import NOON, TABLE, Database, Direct, change_at, resumed, sink
+from tests.sinks.opensearch.replica import NOON, TABLE, Database, Direct, change_at, sink
 
 LIVES = 150
 SPAN = 3000.0
