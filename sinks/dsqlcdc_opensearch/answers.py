@@ -19,6 +19,8 @@ _OVERLOADED = frozenset(
     }
 )
 _GONE = frozenset({"index_not_found_exception", "index_closed_exception", "alias_missing_exception", "aliases_not_found_exception"})
+_MAPPING = frozenset({"mapper_parsing_exception", "document_parsing_exception", "strict_dynamic_mapping_exception"})
+_IMMENSE = "immense term"
 _DENIED = frozenset({"security_exception", "authorization_exception"})
 _HOPELESS = (
     ("Limit of total fields", "the mapping has reached its limit of fields"),
@@ -165,11 +167,8 @@ def hopeless(said: Said) -> str | None:
 
 
 def dead_code(status: int, said: Said) -> str:
-    """A short word for a refusal, the same for all of one kind: the guard on their rate counts by it."""
     if status == 413:
         return "too_large"
-    if said.type in ("mapper_parsing_exception", "document_parsing_exception", "strict_dynamic_mapping_exception"):
+    if said.type in _MAPPING:
         return "mapping"
-    if "immense term" in said.reason:
-        return "immense_term"
-    return "refused"
+    return "immense_term" if _IMMENSE in said.reason else "refused"

@@ -28,9 +28,9 @@ class Late(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rows(Protocol):
-    """The database: does this row exist? None where that cannot be asked of this table. Raises Unavailable, Misconfigured."""
+    """The database: do these changes' rows exist? None where that cannot be asked of a table. Raises Unavailable, Misconfigured."""
 
-    async def exists(self, change: Change) -> bool | None: ...
+    async def exist(self, changes: Sequence[Change]) -> Sequence[bool | None]: ...
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -50,9 +50,12 @@ async def judge(cluster: Cluster, late: Sequence[Late], rows: Rows | None) -> Ju
     unknown: list[int] = []
     for start in range(0, len(late), _AT_ONCE):
         some = late[start : start + _AT_ONCE]
-        for one, version in zip(some, await _versions(cluster, some), strict=True):
+        versions = await _versions(cluster, some)
+        absent = [one.change for one, version in zip(some, versions, strict=True) if version is None]
+        answers = iter(await rows.exist(absent) if rows is not None and absent else [None] * len(absent))
+        for one, version in zip(some, versions, strict=True):
             if version is None:
-                exists = await rows.exists(one.change) if rows is not None else None
+                exists = next(answers)
                 (unknown if exists is None else fresh if exists else stale).append(one.index)
             elif version == one.change.version:
                 duplicate.append(one.index)

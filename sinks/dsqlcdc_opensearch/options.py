@@ -82,6 +82,13 @@ class Tls(StrictOptions):
         return self
 
 
+class Verify(StrictOptions):
+    """The cluster that late upserts are verified with; needs the extra `dsql`, and a user that may select from the tables."""
+
+    endpoint: str = Field(pattern=r"^[a-z0-9.-]+$", description="as in abc….dsql.us-east-1.on.aws")
+    user: Text = Field(default="admin", description="of the database")
+
+
 class BulkSize(StrictOptions):
     """How much goes into a bulk request, and how many at a time."""
 
@@ -138,6 +145,7 @@ class Options(StrictOptions):
     late_upsert: Literal["verify", "dead"] = Field(
         default="dead", description="an upsert older than what the purge has forgotten, of a row without a document"
     )
+    verify: Verify | None = Field(default=None, description="with late_upsert: verify")
     stream_retention: Duration = duration("168h", least="24h", description="of the Kinesis stream")
     retention: Duration | None = Field(default=None, description="of tombstones; null: the least, a week + stream_retention + a day")
     purge: Literal["leader", "off"] = Field(default="leader", description="off: another process runs it, or nobody and tombstones stay")
@@ -159,6 +167,8 @@ class Options(StrictOptions):
     def _sound(self) -> Self:
         if self.basic is not None and self.sign is not None:
             raise ValueError("basic and sign exclude each other: who asks is said once")
+        if (self.verify is None) == (self.late_upsert == "verify"):
+            raise ValueError("late_upsert: verify and the block `verify` go together")
         least = WEEK + self.stream_retention + DAY
         if self.tombstones_for < least:
             raise ValueError(f"retention is at least a week + stream_retention + a day: write {format_duration(least)}")

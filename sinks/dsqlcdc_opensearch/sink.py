@@ -21,6 +21,7 @@ from dsqlcdc.contract import Batching, Change, Context, Known, Misconfigured, Re
 from dsqlcdc_opensearch.answers import Meaning, dead_code
 from dsqlcdc_opensearch.bulk import Bulk, Limits, Result
 from dsqlcdc_opensearch.cluster import Cluster
+from dsqlcdc_opensearch.database import Database
 from dsqlcdc_opensearch.document import GREATEST, Operation, Shape, removal, replacement
 from dsqlcdc_opensearch.http import HttpTransport, Transport
 from dsqlcdc_opensearch.indexes import Indexes, Target
@@ -96,7 +97,7 @@ class OpenSearchSink(Sink):
         if options.mappings:
             self._files = await asyncio.to_thread(self._read_mappings)
         self._transport = self._connect() if self._connect is not None else self._http(await asyncio.to_thread(self._trust))
-        self._rows = self._make_rows() if self._make_rows is not None else None
+        self._rows = self._make_rows() if self._make_rows is not None else self._database()
         owner = {"pipeline": context.pipeline, "sink": context.sink}
         managed = options.profile == "managed"
         self._cluster = Cluster(self._transport, self._where)
@@ -135,6 +136,19 @@ class OpenSearchSink(Sink):
             timeout=options.timeout,
             connect_timeout=options.connect_timeout,
         )
+
+    def _database(self) -> Rows | None:
+        verify, context = self._options.verify, self._context
+        if verify is None:
+            return None
+        try:
+            Database.check()
+        except ImportError as error:
+            why = "late_upsert: verify needs the connector of Aurora DSQL"
+            raise Misconfigured(
+                "a package is missing", where=self._where, why=why, run="pip install 'dsqlcdc[dsql]'", code="E175"
+            ) from error
+        return Database(verify.endpoint, verify.user, region=context.region, profile=context.profile, where=self._where)
 
     def _trust(self) -> ssl.SSLContext:
         directory, tls = Path(self._context.directory), self._options.tls

@@ -66,9 +66,9 @@ class Database:
         self._exists = exists
         self.asked: list[Change] = []
 
-    async def exists(self, change: Change) -> bool | None:
-        self.asked.append(change)
-        return self._exists(change)
+    async def exist(self, changes: Sequence[Change]) -> Sequence[bool | None]:
+        self.asked += changes
+        return [self._exists(change) for change in changes]
 
 
 def sink(
