@@ -31,7 +31,6 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
     ("variable not closed", BASE.replace("stream: orders", "stream: '${STREAM'"), [("E008", 2, 18, "closing }")]),
     ("variable without a name", BASE.replace("stream: orders", "stream: '${1x}'"), [("E008", 2, 18, "${NAME}")]),
     ("stream block", BASE + "stream: {cluster: abc}\n", [("E009", 4, 1, "not built yet")]),
-    ("s3 fragments", BASE + "fragments: {type: s3, bucket: b}\n", [("E009", 4, 19, "Use sqlite")]),
     (
         "opensearch retention",
         TOP + KEYED + "sinks: {x: {type: opensearch, url: 'https://h', retention: 1h}}\n",
@@ -92,17 +91,23 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
         [("E027", 4, 15, "region: eu-west-1")],
     ),
     ("young pieces", BASE + "fragments: {type: memory, max_age: 1m}\n", [("E028", 4, 36, "5m or more")]),
-    ("pieces that stay behind", BASE + "state: {type: dynamodb, table: cdc}\n", [("E030", 1, 1, "fragments: {type: memory}")]),
+    ("pieces that stay behind", BASE + "state: {type: dynamodb, table: cdc}\n", [("E030", 1, 1, "fragments: {type: s3")]),
     (
         "pieces that stay behind, as written",
         BASE + "state: {type: dynamodb, table: cdc}\nfragments: {type: sqlite}\n",
-        [("E030", 5, 19, "fragments: {type: memory}")],
+        [("E030", 5, 19, "fragments: {type: s3")],
     ),
     (
         "letters in a lake",
         TOP + S3 + "dead_letters: {type: s3, bucket: lake, prefix: cdc/data/x/}\n",
         [("E022", 5, 48, "a prefix of their own")],
     ),
+    (
+        "fragments in a lake",
+        TOP + S3 + "fragments: {type: s3, bucket: lake, prefix: cdc/manifests/}\n",
+        [("E022", 5, 45, "a prefix of their own")],
+    ),
+    ("fragments without a bucket", BASE + "fragments: {type: s3}\n", [("E011", 4, 1, "'bucket'")]),
     ("a table's name", BASE + "state: {type: dynamodb, table: 'a b'}\nfragments: {type: memory}\n", [("E013", 4, 25, "table")]),
     ("a table missing", BASE + "state: {type: dynamodb}\nfragments: {type: memory}\n", [("E011", 4, 1, "'table'")]),
     ("letters without a bucket", BASE + "dead_letters: {type: s3}\n", [("E011", 4, 1, "'bucket'")]),
