@@ -270,11 +270,12 @@ class OpenSearchSink(Sink):
         if change.image is not None:
             try:
                 text, fresh = target.shape.row(change.image)
+                if fresh:
+                    await self._indexes.learn(target, fresh)
+                    text, _ = target.shape.row(change.image)
             except (msgspec.MsgspecError, ValueError) as error:
                 verdicts[row.index] = Setback(row.index, Verdict.DEAD, "bad_row", f"the row is no JSON object: {error}")
                 return None
-            if fresh:
-                await self._indexes.learn(target, fresh)
         return replacement(row.index, change, target.name, row.id, text)
 
     async def _late(self, late: Sequence[_Row], verdicts: dict[int, Setback]) -> list[Operation]:
