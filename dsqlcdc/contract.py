@@ -183,7 +183,8 @@ class Progress(msgspec.Struct, frozen=True):
 
     `sequence` is the last record read, "" before the first; `start` says where reading began (a sequence number, "trim_horizon", a time).
     read == sum of settled + open. `frontier`: nothing at or before this sequence number is owed, and no restart from now on reads it again
-    but to remember it; "" where nothing is known yet, "end" for the whole of a closed shard. It may lag.
+    but to remember it; "" where nothing is known yet, "end" for the whole of a closed shard. It may lag. `arrived`: nothing that arrived at
+    this shard up to then (seconds since the epoch) is owed; it moves on while the shard is read at its tip, and is 0 where nothing is known.
     """
 
     shard: str
@@ -194,6 +195,7 @@ class Progress(msgspec.Struct, frozen=True):
     open: int
     ended: bool = False
     frontier: str = ""
+    arrived: float = 0.0
 
 
 class Resume(msgspec.Struct, frozen=True):
@@ -210,11 +212,17 @@ class Resume(msgspec.Struct, frozen=True):
     progress: Callable[[], Sequence[Progress]]
 
 
+def _no_columns(table: str) -> Mapping[str, str] | None:
+    return None
+
+
 class Context(msgspec.Struct, frozen=True):
     """Where a sink is made: `factory(options, context)`, the callable that the entry point in the group `dsqlcdc.sinks` names.
 
     The factory checks its options and does no I/O. It raises ValueError (pydantic.ValidationError is one), which `config lint` reports with
     line and column. `region`, `profile` and `endpoint_url` are the config's `aws` block; `directory` is the config file's.
+    `columns` gives, for a table's name `schema.table`, the PostgreSQL types of the columns by name, as this sink gets them (masked ones are
+    text, dropped ones are left out); None where the table has no row model.
     """
 
     pipeline: str
@@ -223,6 +231,7 @@ class Context(msgspec.Struct, frozen=True):
     region: str | None = None
     profile: str | None = None
     endpoint_url: str | None = None
+    columns: Callable[[str], Mapping[str, str] | None] = _no_columns
 
 
 class Sink(abc.ABC):

@@ -113,6 +113,16 @@ def _places(model: type[BaseModel], where: str) -> tuple[Place, ...]:
     return tuple(places)
 
 
+def types_of(model: type[BaseModel]) -> dict[str, str]:
+    """The PostgreSQL type of each column of a checked model, by the column's name. Raises ConfigError like check_model."""
+    return {place.column: place.kind.name if place.kind is not None else _plain_type(model, place) for place in places_of(model)}
+
+
+def _plain_type(model: type[BaseModel], place: Place) -> str:
+    plain = _split(model.model_fields[place.attribute].annotation, ())[0]
+    return {int: "bigint", bool: "boolean", uuid.UUID: "uuid"}.get(plain, "text")
+
+
 def allows_null(annotation: Any) -> bool:
     """The annotation is `X | None`, possibly inside Annotated."""
     return _split(annotation, ())[1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,4 +77,29 @@ class Config:
     def context(self, sink: str) -> Context:
         """What the factory of this sink is told."""
         aws = self.aws
-        return Context(self.pipeline, sink, str(self.directory), region=aws.region, profile=aws.profile, endpoint_url=aws.endpoint_url)
+        return Context(
+            self.pipeline,
+            sink,
+            str(self.directory),
+            region=aws.region,
+            profile=aws.profile,
+            endpoint_url=aws.endpoint_url,
+            columns=partial(self._columns, self.sinks[sink].masks),
+        )
+
+    def _columns(self, masks: Mapping[str, Mapping[str, MaskWord]], table: str) -> Mapping[str, str] | None:
+        """The column types of a table's row model, as a sink with these masks sees them. Raises ConfigError for a model that is unfit."""
+        model = next((rule.model for pattern, rule in self.tables.items() if fnmatchcase(table, pattern)), None)
+        if model is None:
+            return None
+        from dsqlcdc.columns.check import load_model, types_of
+
+        types = types_of(load_model(model, str(self.directory)))
+        for pattern, columns in masks.items():
+            if fnmatchcase(table, pattern):
+                for column, how in columns.items():
+                    if how == "drop":
+                        types.pop(column, None)
+                    elif column in types:
+                        types[column] = "text"
+        return types

@@ -174,7 +174,17 @@ class Ledger:
     def progress(self) -> Sequence[Progress]:
         """How far each shard was read in this run, and what became of it."""
         return [
-            Progress(a.shard, a.start, a.sequence, a.read, dict(a.settled), a.read - a.settled_count, a.ended, _frontier(a.mark.position))
+            Progress(
+                a.shard,
+                a.start,
+                a.sequence,
+                a.read,
+                dict(a.settled),
+                a.read - a.settled_count,
+                a.ended,
+                _frontier(a.mark.position),
+                a.mark.arrived,
+            )
             for a in self._accounts.values()
         ]
 

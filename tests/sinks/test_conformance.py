@@ -14,8 +14,11 @@ import pytest
 
 from dsqlcdc.contract import Change, Op, Setback, Sink, Unavailable, Verdict
 from dsqlcdc.testing import LawBroken, check_sink, virtual
+from dsqlcdc.testing.opensearch import FakeOpenSearch
 from dsqlcdc_webhook.answers import Answer
 from dsqlcdc_webhook.post import NoAnswer
+from tests.sinks.opensearch.replica import Direct
+from tests.sinks.opensearch.replica import sink as replica
 from tests.sinks.s3.lake import Bucket, FakeObjects
 from tests.sinks.s3.lake import make_sink as make_lake
 from tests.sinks.webhook.receiver import Script, Stored, webhook
@@ -105,6 +108,25 @@ def test_the_webhook_keeps_the_laws_in_every_mode(options: Mapping[str, Any], by
     assert set(checked) == ALL
     if "batch" in options and options["batch"].get("max_items") != 1:
         assert max(len(msgspec.json.decode(body)) for _, body in post.sent) > 1
+
+
+def test_opensearch_keeps_the_laws() -> None:
+    engine = FakeOpenSearch(lambda: asyncio.get_running_loop().time())
+    transport = Direct(engine, lambda: (0.001, 0.001))
+
+    async def holds(change: Change) -> bool:
+        index = engine.indexes.get("cdc-public.conformance-000001")
+        document = index.documents.get(str((change.key or {})["id"])) if index is not None else None
+        return document is not None and document.version >= change.version
+
+    @asynccontextmanager
+    async def outage() -> AsyncGenerator[None, None]:
+        transport.away = True
+        yield
+        transport.away = False
+
+    checked = virtual.run(check_sink(lambda: replica(transport), holds=holds, outage=outage, refused=spoilt))
+    assert set(checked) == ALL
 
 
 class Store:
