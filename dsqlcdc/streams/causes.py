@@ -2,78 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
 
 import msgspec
 
-from dsqlcdc.streams.desired import Desired
-from dsqlcdc.streams.observed import CdcStream, Observed
-from dsqlcdc.streams.provision import SERVICE, trust_policy, write_policy
+from dsqlcdc.streams.facts import Action, Check, Facts, command, describe
+from dsqlcdc.streams.policies import SERVICE
+from dsqlcdc.streams.role_causes import kms_actions, kms_checks, policy_actions, policy_checks, role_actions, role_checks
 
 LARGEST_KIB = 10240
 """The largest MaxRecordSizeInKiB of Kinesis; DSQL cuts rows so that no record is larger (spec §1, §2)."""
-
-Kind = Literal["", "record_size", "shards", "on_demand", "trust", "policy", "recreate"]
-"""What can be done from here. "" is for people."""
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One question that confirms a cause or clears it. `confirms`: None where it cannot be told from here. `command` asks AWS."""
-
-    question: str
-    found: str
-    confirms: bool | None
-    command: str
-
-
-class Action(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing to do. `command`: for a shell. `policy`: the document it puts. `before` and `after`: what changes, in words or JSON."""
-
-    what: str
-    command: str = ""
-    policy: Mapping[str, Any] | None = None
-    kind: Kind = ""
-    before: Any = None
-    after: Any = None
-
-
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cause is judged by. `stream`: None where there is no CDC stream into the target."""
-
-    desired: Desired
-    observed: Observed
-    stream: CdcStream | None
-
-    @property
-    def target_arn(self) -> str:
-        if self.stream is not None and self.stream.target:
-            return self.stream.target
-        seen = self.observed
-        return f"arn:{seen.partition}:kinesis:{seen.region}:{seen.account}:stream/{self.desired.target.name}"
-
-    @property
-    def target_name(self) -> str:
-        return self.target_arn.rpartition("/")[2]
-
-    @property
-    def role_name(self) -> str:
-        """The role that the CDC stream writes with: the only one that is worth mending."""
-        role = self.stream.role if self.stream is not None else ""
-        return role.rpartition("/")[2] or self.desired.role
-
-    @property
-    def role_is_known(self) -> bool:
-        """Is the role that was looked at the one that the CDC stream uses?"""
-        return self.observed.role is None or self.observed.role.name == self.role_name
-
-    @property
-    def kms_key(self) -> str:
-        """The user's key of the target, "" for none and for AWS's own."""
-        key = self.observed.target.kms_key if self.observed.target is not None else self.desired.target.kms_key or ""
-        return "" if key.endswith("alias/aws/kinesis") else key
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,34 +29,20 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     actions: Callable[[Facts], Sequence[Action]]
 
 
-def command(*words: str, **documents: Any) -> str:
-    """A command line for a shell. A document becomes a flag with JSON."""
-    flags = [part for name, value in documents.items() for part in (f"--{name.replace('_', '-')}", json.dumps(value))]
-    return shlex.join([*words, *flags])
-
-
-def _describe(facts: Facts) -> str:
-    return command("aws", "kinesis", "describe-stream-summary", "--stream-name", facts.target_name)
-
-
-def _get_role(facts: Facts) -> str:
-    return command("aws", "iam", "get-role", "--role-name", facts.role_name)
-
-
 def _target_exists(facts: Facts) -> Check:
     target = facts.observed.target
     found = f"{target.name} is {target.status}" if target is not None else f"there is no {facts.target_name}"
     missing = target is None or target.status == "DELETING"
-    return Check(question="Is the Kinesis stream gone?", found=found, confirms=missing, command=_describe(facts))
+    return Check(question="Is the Kinesis stream gone?", found=found, confirms=missing, command=describe(facts))
 
 
 def _oversize_checks(facts: Facts) -> Sequence[Check]:
     target = facts.observed.target
     question = f"Does the Kinesis stream take records of less than {LARGEST_KIB} KiB only?"
     if target is None:
-        return [Check(question=question, found=f"there is no {facts.target_name}", confirms=None, command=_describe(facts))]
+        return [Check(question=question, found=f"there is no {facts.target_name}", confirms=None, command=describe(facts))]
     found = f"MaxRecordSizeInKiB is {target.max_record_kib}"
-    return [Check(question=question, found=found, confirms=target.max_record_kib < LARGEST_KIB, command=_describe(facts))]
+    return [Check(question=question, found=found, confirms=target.max_record_kib < LARGEST_KIB, command=describe(facts))]
 
 
 def _oversize_actions(facts: Facts) -> Sequence[Action]:
@@ -141,9 +65,9 @@ def _throughput_checks(facts: Facts) -> Sequence[Check]:
     target = facts.observed.target
     question = "Is the number of shards fixed, at 1 MB and 1,000 records a second each?"
     if target is None:
-        return [Check(question=question, found=f"there is no {facts.target_name}", confirms=None, command=_describe(facts))]
+        return [Check(question=question, found=f"there is no {facts.target_name}", confirms=None, command=describe(facts))]
     found = f"{target.name} is {target.mode}, with {target.open_shards} open shards"
-    return [Check(question=question, found=found, confirms=target.mode == "provisioned" or None, command=_describe(facts))]
+    return [Check(question=question, found=found, confirms=target.mode == "provisioned" or None, command=describe(facts))]
 
 
 def _throughput_actions(facts: Facts) -> Sequence[Action]:
@@ -191,86 +115,6 @@ def _on_demand(facts: Facts) -> Action:
         before="provisioned",
         after="on_demand",
     )
-
-
-def _role_exists(facts: Facts) -> Check:
-    role = facts.observed.role
-    if not facts.role_is_known:
-        found = f"the CDC stream uses {facts.role_name}, the config names {facts.desired.role}: not looked at"
-        return Check(question="Is the role gone?", found=found, confirms=None, command=_get_role(facts))
-    found = f"there is no role {facts.role_name}" if role is None else f"{role.name} is there"
-    return Check(question="Is the role gone?", found=found, confirms=role is None, command=_get_role(facts))
-
-
-def _role_checks(facts: Facts) -> Sequence[Check]:
-    found = "see the trust policy" if facts.observed.role is not None else f"there is no role {facts.role_name}"
-    trust = Check(question=f"Does the role's trust policy keep {SERVICE} out?", found=found, confirms=None, command=_get_role(facts))
-    return [_role_exists(facts), trust]
-
-
-def _role_actions(facts: Facts) -> Sequence[Action]:
-    seen = facts.observed
-    wanted = trust_policy(seen.region, seen.account, facts.desired.cluster)
-    flags = ("--role-name", facts.role_name)
-    return [
-        Action(
-            what=f"Let {SERVICE} assume {facts.role_name} for the streams of this cluster.",
-            command=command("aws", "iam", "update-assume-role-policy", *flags, policy_document=wanted),
-            policy=wanted,
-            kind="trust" if facts.role_is_known else "",
-            before=seen.role.trust if seen.role is not None and facts.role_is_known else None,
-            after=wanted,
-        )
-    ]
-
-
-def _policy_checks(facts: Facts) -> Sequence[Check]:
-    flags = ("--role-name", facts.role_name)
-    role = facts.observed.role
-    found = f"its inline policies: {', '.join(role.inline) or 'none'}" if role is not None else f"there is no role {facts.role_name}"
-    question = f"Does the role lack the right to write to {facts.target_name}?"
-    written = Check(question=question, found=found, confirms=None, command=command("aws", "iam", "list-role-policies", *flags))
-    return [_role_exists(facts), written]
-
-
-def _policy_actions(facts: Facts) -> Sequence[Action]:
-    wanted, role = write_policy(facts.target_arn), facts.observed.role
-    name = f"write-{facts.target_name}"
-    flags = ("--role-name", facts.role_name, "--policy-name", name)
-    return [
-        Action(
-            what=f"Let {facts.role_name} write to {facts.target_name}.",
-            command=command("aws", "iam", "put-role-policy", *flags, policy_document=wanted),
-            policy=wanted,
-            kind="policy" if facts.role_is_known and role is not None else "",
-            before=role.inline.get(name) if role is not None else None,
-            after=wanted,
-        )
-    ]
-
-
-def _kms_checks(facts: Facts) -> Sequence[Check]:
-    key = facts.kms_key
-    if not key:
-        found = "it is not encrypted with a key of yours"
-        return [Check(question="Is the Kinesis stream encrypted with a KMS key?", found=found, confirms=False, command=_describe(facts))]
-    state = Check(
-        question="Is the KMS key disabled, or about to be deleted?",
-        found=f"the key is {key}",
-        confirms=None,
-        command=command("aws", "kms", "describe-key", "--key-id", key),
-    )
-    return [state, *_policy_checks(facts)]
-
-
-def _kms_actions(facts: Facts) -> Sequence[Action]:
-    if not facts.kms_key:
-        return _policy_actions(facts)
-    enable = Action(
-        what="If the key is disabled, enable it; if it is about to be deleted, cancel that first.",
-        command=command("aws", "kms", "enable-key", "--key-id", facts.kms_key),
-    )
-    return [*_policy_actions(facts), enable]
 
 
 def _not_found_actions(facts: Facts) -> Sequence[Action]:
@@ -352,8 +196,8 @@ CAUSES: Mapping[str, Cause] = {
             applies="writes that trust policy",
             expect=_RETRIES,
             within=1800.0,
-            checks=_role_checks,
-            actions=_role_actions,
+            checks=role_checks,
+            actions=role_actions,
         ),
         Cause(
             code="KINESIS_ACCESS_DENIED",
@@ -362,8 +206,8 @@ CAUSES: Mapping[str, Cause] = {
             applies="puts the inline policy",
             expect=_RETRIES,
             within=1800.0,
-            checks=_policy_checks,
-            actions=_policy_actions,
+            checks=policy_checks,
+            actions=policy_actions,
         ),
         Cause(
             code="KINESIS_KMS_ACCESS_DENIED",
@@ -372,8 +216,8 @@ CAUSES: Mapping[str, Cause] = {
             applies="puts the inline policy; leaves the key as it is",
             expect=_RETRIES,
             within=1800.0,
-            checks=_kms_checks,
-            actions=_kms_actions,
+            checks=kms_checks,
+            actions=kms_actions,
         ),
         Cause(
             code="KINESIS_OVERSIZE_RECORD",

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from dsqlcdc.streams.causes import CAUSES, Action, Check, Facts, command, unknown
+from dsqlcdc.streams.causes import CAUSES, unknown
 from dsqlcdc.streams.desired import Desired
+from dsqlcdc.streams.facts import Action, Check, Facts, command
 from dsqlcdc.streams.observed import CdcStream, Observed
 
 KEPT = 7 * 24 * 3600.0

@@ -8,7 +8,7 @@ import msgspec
 
 from dsqlcdc.streams.desired import Desired, Target
 from dsqlcdc.streams.observed import CdcStream, ClusterState, Observed, Reason, RoleState, TargetState
-from dsqlcdc.streams.provision import trust_policy, write_policy
+from dsqlcdc.streams.policies import trust_policy, write_policy
 
 NOW = 1_800_000_000.0
 REGION, ACCOUNT, CLUSTER = "us-east-1", "123456789012", "abcdefghijklmnopqrstuvwx26"

@@ -9,10 +9,10 @@ from typing import Any
 import botocore.session
 import msgspec
 import pytest
-from botocore import xform_name
+from botocore import xform_name  # pyright: ignore[reportUnknownVariableType]
 
 from dsqlcdc.streams.causes import CAUSES
-from dsqlcdc.streams.observed import CODES, CdcStream
+from dsqlcdc.streams.observed import CODES, CdcStream, KeyState
 from dsqlcdc.streams.remedies import KEPT, remedy, remedy_of, text
 
 from .scenes import KEY, NOW, cdc, desired, observed, role, target
@@ -22,7 +22,7 @@ BROKEN: dict[str, Any] = {
     "KINESIS_STREAM_NOT_FOUND": {"target": None},
     "ROLE_ACCESS_DENIED": {"role": role(trust={"Version": "2012-10-17", "Statement": []})},
     "KINESIS_ACCESS_DENIED": {"role": role(inline={})},
-    "KINESIS_KMS_ACCESS_DENIED": {"target": target(kms_key=KEY)},
+    "KINESIS_KMS_ACCESS_DENIED": {"target": target(kms_key=KEY), "key": KeyState(arn=KEY, state="Enabled")},
     "KINESIS_OVERSIZE_RECORD": {"target": target(max_record_kib=1024)},
     "CLUSTER_CMK_INACCESSIBLE": {},
     "INTERNAL_ERROR": {},
@@ -86,9 +86,9 @@ def assert_exists(line: str) -> None:
     if program == "dsqlcdc":
         assert (service, name) == ("stream", "apply")
         return
-    model = botocore.session.get_session().get_service_model(service)
-    operation = next(operation for operation in model.operation_names if xform_name(operation, "-") == name)
-    shape = model.operation_model(operation).input_shape
+    model: Any = botocore.session.get_session().get_service_model(service)
+    operation: str = next(operation for operation in model.operation_names if xform_name(operation, "-") == name)
+    shape: Any = model.operation_model(operation).input_shape
     given = {flag[2:] for flag in flags[::2]}
     assert given <= {xform_name(member, "-") for member in shape.members}, line
     assert {xform_name(member, "-") for member in shape.required_members} <= given, line
@@ -162,3 +162,47 @@ def test_where_there_is_no_stream_the_remedy_is_to_make_one() -> None:
     found = remedy_of(desired(), observed())
     assert found is not None
     assert (found.status, [action.command for action in found.actions]) == ("GONE", ["dsqlcdc stream apply CONFIG"])
+
+
+def test_mending_trust_keeps_what_it_says_of_others() -> None:
+    other = {"Effect": "Allow", "Principal": {"Service": "firehose.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    cluster_arn = {"ArnLike": {"aws:SourceArn": "arn:aws:dsql:us-east-1:123456789012:cluster/abcdefghijklmnopqrstuvwx26"}}
+    wrong = {"Effect": "Allow", "Principal": {"Service": "dsql.amazonaws.com"}, "Action": "sts:AssumeRole", "Condition": cluster_arn}
+    stream = cdc("IMPAIRED", "ROLE_ACCESS_DENIED")
+    found = remedy("ROLE_ACCESS_DENIED", desired(), observed(stream, role=role(trust={"Statement": [other, wrong]})))
+    assert [check.confirms for check in found.checks] == [False, True]
+    mended = found.actions[0].after["Statement"]
+    assert mended[0] == other
+    assert wrong not in mended
+    assert len(mended) == 2
+
+
+def test_a_denial_is_left_to_whoever_wrote_it() -> None:
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "sts:AssumeRole"}
+    stream = cdc("IMPAIRED", "ROLE_ACCESS_DENIED")
+    assert not remedy("ROLE_ACCESS_DENIED", desired(), observed(stream, role=role(trust={"Statement": [deny]}))).can_apply
+    stream = cdc("IMPAIRED", "KINESIS_ACCESS_DENIED")
+    policy = {"Statement": [{"Effect": "Deny", "Action": "kinesis:*", "Resource": "*"}]}
+    assert not remedy("KINESIS_ACCESS_DENIED", desired(), observed(stream, role=role(inline={"no": policy}))).can_apply
+
+
+def test_a_role_that_is_gone_is_made_again() -> None:
+    stream = cdc("IMPAIRED", "ROLE_ACCESS_DENIED")
+    found = remedy("ROLE_ACCESS_DENIED", desired(), observed(stream, role=None))
+    assert [action.kind for action in found.actions] == ["role", "policy"]
+
+
+@pytest.mark.parametrize("code", ["ROLE_ACCESS_DENIED", "KINESIS_ACCESS_DENIED"])
+def test_a_role_that_is_right_is_left_alone(code: str) -> None:
+    found = remedy(code, desired(), observed(cdc("IMPAIRED", code)))
+    assert not found.can_apply
+
+
+def test_a_key_that_is_not_enabled_is_for_people() -> None:
+    stream = cdc("IMPAIRED", "KINESIS_KMS_ACCESS_DENIED")
+    for state, verb in (("Disabled", "enable-key"), ("PendingDeletion", "cancel-key-deletion")):
+        seen = observed(stream, target=target(kms_key=KEY), key=KeyState(arn=KEY, state=state))
+        found = remedy("KINESIS_KMS_ACCESS_DENIED", desired(), seen)
+        assert verb in found.actions[0].command
+        assert not found.can_apply
+        assert_exists(found.actions[0].command)
