@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dsqlcdc.errors import Fault
+from dsqlcdc.errors import Fault, Unavailable
 
 Severity = Literal["error", "warning", "info"]
 """error: changes are lost, held up or refused, or will be. warning: they may be, or it could not be looked at. info: good to know."""
@@ -33,7 +33,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 KINDS: Mapping[str, tuple[Severity, str]] = {
     "E180": ("error", "this machine's clock is wrong: AWS refuses requests signed by it (warning: from 30 s on)"),
     "E181": ("info", "the config has no block `stream`: only the consumer's side was looked at"),
-    "E182": ("warning", "the stream was read and AWS said that others read too much of it: readers share 5 reads and 2 MB a second and shard"),
+    "E182": (
+        "warning",
+        "the stream was read and AWS said that others read too much of it: readers share 5 reads and 2 MB a second and shard",
+    ),
     "E183": ("error", "a checkpoint nears the stream's retention: what it has not read will be lost (warning: from half of it on)"),
     "E184": ("warning", "a gap is not acknowledged: changes may be lost"),
     "E185": ("warning", "there are dead letters"),
@@ -83,5 +86,12 @@ def of_fault(fault: Fault, *, severity: Severity = "error", about: str = "") -> 
     """What kept the doctor from looking at something, under the fault's own code. `about` says what could not be looked at."""
     why = f"{about}: {fault.why}" if about and fault.why else about or fault.why
     statement = why.partition("IAM statement to add: ")[2]
-    remedy = f"Add to the policy of whoever runs this: {statement}" if statement else f"Run: {fault.run}" if fault.run else ""
+    if statement:
+        remedy = f"Add to the policy of whoever runs this: {statement}"
+    elif fault.run:
+        remedy = f"Run: {fault.run}"
+    elif isinstance(fault, Unavailable):
+        remedy = "See that it runs and is reached from this machine, then run: dsqlcdc doctor CONFIG"
+    else:
+        remedy = "Mend that, then run: dsqlcdc doctor CONFIG"
     return Finding(code=fault.code, severity=severity, what=fault.what, where=fault.where, why=why, remedy=remedy)

@@ -8,8 +8,8 @@ from typing import Any
 
 from dsqlcdc.doctor.finding import Finding, found
 from dsqlcdc.doctor.stream import APPLY, Seen
-from dsqlcdc.streams.causes import command
 from dsqlcdc.streams.desired import Desired
+from dsqlcdc.streams.facts import command
 from dsqlcdc.streams.observed import RoleState
 from dsqlcdc.streams.policies import TrustFault, grants, trust_faults, trust_policy, write_policy
 from dsqlcdc.streams.policies.documents import KEY_ACTION, via_kinesis
@@ -39,9 +39,7 @@ def check_role(desired: Desired, seen: Seen, boundary: Mapping[str, Any] | None 
 
 def _trust(desired: Desired, seen: Seen, role: RoleState, stream: str) -> Iterator[Finding]:
     at = seen.observed
-    faults = trust_faults(
-        role.trust, account=at.account, region=at.region, cluster=desired.cluster, partition=at.partition, stream=stream
-    )
+    faults = trust_faults(role.trust, account=at.account, region=at.region, cluster=desired.cluster, partition=at.partition, stream=stream)
     for code, some in _by_code(faults).items():
         wanted = trust_policy(at.region, at.account, desired.cluster, at.partition)
         run = command("aws", "iam", "update-assume-role-policy", "--role-name", role.name, policy_document=wanted)

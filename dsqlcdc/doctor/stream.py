@@ -8,12 +8,12 @@ from typing import Literal
 import msgspec
 
 from dsqlcdc.doctor.finding import Finding, found
-from dsqlcdc.streams.causes import command
 from dsqlcdc.streams.desired import Desired
+from dsqlcdc.streams.facts import command
 from dsqlcdc.streams.observed import CdcStream, KeyState, Observed, TargetState
 from dsqlcdc.streams.remedies import remedy_of, text
 
-Part = Literal["cluster", "streams", "target", "role", "key", "cluster key"]
+Part = Literal["cluster", "streams", "target", "role", "boundary", "key", "cluster key"]
 APPLY = "Run: dsqlcdc stream apply CONFIG"
 _DAY = 24
 
@@ -49,8 +49,8 @@ def check_cluster(desired: Desired, seen: Seen) -> Iterator[Finding]:
         sleeping = cluster.status in ("IDLE", "INACTIVE")
         why = "an idle cluster wakes with its first connection; a CDC stream cannot be created before" if sleeping else ""
         remedy = "Connect to it once with psql, and try again" if sleeping else run
-        severity = "warning" if sleeping and delivers else "error"
-        yield found("E401", f"the cluster is {cluster.status}", where=where, why=why, remedy=remedy, severity=severity)
+        what = f"the cluster is {cluster.status}"
+        yield found("E401", what, where=where, why=why, remedy=remedy, severity="warning" if sleeping and delivers else "error")
     key = seen.cluster_key
     if cluster.kms_key and "cluster key" not in seen.unknown and (key is None or key.state != "Enabled"):
         state = f"it is {key.state}" if key is not None else "there is no such key"

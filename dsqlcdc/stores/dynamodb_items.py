@@ -213,6 +213,19 @@ class DynamoItems:
         return f"DynamoDB table {self.table}"
 
 
+async def may_write(table: str, aws: Aws, *, create: bool) -> None:
+    """See whether items may be written: replaces, for `dsqlcdc doctor`, one that is not there, which DynamoDB refuses after it has looked at
+    the right to. Raises as DynamoItems does; with `create` a missing table is no fault."""
+    items = DynamoItems(table, aws, create=False)
+    try:
+        await items.replace(Item("doctor", "probe", version=1), Item("doctor", "probe", token="none"))
+    except Misconfigured as fault:
+        if not (create and fault.code == "E103"):
+            raise
+    finally:
+        await items.close()
+
+
 def _key(pk: str, sk: str) -> dict[str, Any]:
     return {"pk": {"S": pk}, "sk": {"S": sk}}
 

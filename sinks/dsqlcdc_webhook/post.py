@@ -13,7 +13,7 @@ import msgspec
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from dsqlcdc_webhook.addresses import Guarded, Network
+from dsqlcdc_webhook.addresses import Guarded, Network, literal
 
 _READ = 64 * 1024
 _AT_ONCE = 512 * 1024
@@ -43,6 +43,10 @@ class Post(Protocol):
 
     async def __call__(self, body: bytes, headers: Mapping[str, str]) -> Answer: ...
 
+    async def reach(self) -> None:
+        """Connect, with TLS, and hang up: nothing is asked for. Raises as a POST would."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -62,10 +66,9 @@ class HttpPost:
         connect_timeout: float,
         resolver: AbstractResolver | None = None,
     ) -> None:
-        self._url = URL(url)
-        connector = aiohttp.TCPConnector(
-            limit=concurrency, ssl=tls, resolver=Guarded(resolver or aiohttp.ThreadedResolver(), allowed, where)
-        )
+        self._url, self._tls, self._patience = URL(url), tls, connect_timeout
+        self._resolver = Guarded(resolver or aiohttp.ThreadedResolver(), allowed, where)
+        connector = aiohttp.TCPConnector(limit=concurrency, ssl=tls, resolver=self._resolver)
         self._session = aiohttp.ClientSession(
             connector=connector,
             trust_env=False,
@@ -86,6 +89,25 @@ class HttpPost:
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             raise NoAnswer(f"its certificate is refused: {_short(error)}", untrusted=True) from error
         except (aiohttp.ClientError, OSError) as error:
+            raise NoAnswer(_short(error)) from error
+
+    async def reach(self) -> None:
+        host, port = self._url.host or "", self._url.port or 443
+        named = literal(host) is None
+        secure = self._url.scheme == "https"
+        try:
+            async with asyncio.timeout(self._patience):
+                found = [str(one["host"]) for one in await self._resolver.resolve(host, port)] if named else [host]
+                _, writer = await asyncio.open_connection(
+                    found[0], port, ssl=self._tls if secure else None, server_hostname=host if secure else None
+                )
+                writer.close()
+                await writer.wait_closed()
+        except TimeoutError as error:
+            raise NoAnswer("no connection in time", slow=True) from error
+        except ssl.SSLError as error:
+            raise NoAnswer(f"its certificate is refused: {_short(error)}", untrusted=True) from error
+        except OSError as error:
             raise NoAnswer(_short(error)) from error
 
     @staticmethod

@@ -99,6 +99,17 @@ class WebhookSink(Sink):
             raise Misconfigured("a certificate of the webhook cannot be used", where=self._where, why=str(error), code="E142") from error
         return context
 
+    async def probe(self) -> bool:
+        """Resolve, judge the address, connect and shake hands: no event is sent."""
+        assert self._post is not None
+        try:
+            await self._post.reach()
+        except NoAnswer as error:
+            if error.untrusted:
+                raise Misconfigured("the receiver's certificate is not trusted", where=self._where, why=error.why, code="E143") from error
+            raise self._unavailable(error.why, 0.0) from error
+        return True
+
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
         """One attempt at each change at the most; what did not go in comes back as RETRY, with those of its row behind it.
 
