@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
 
+from dsqlcdc.local.cdc import Reason
 from dsqlcdc.local.faults import Fault
 from dsqlcdc.local.generator import Commit
 from dsqlcdc.local.refusal import Refusal
 from dsqlcdc.local.region import Region
+from dsqlcdc.local.rights import Deny
 
 PAGE = 1000
 _T = TypeVar("_T")
@@ -35,6 +37,7 @@ class Advance(_Given):
 class Throttle(_Given):
     """`reads` and `writes` switch the limits; `refuse_reads`: so many reads of `shard` ("" for any) are refused.
 
+    `demand`: the writes on `stream`, where it is provisioned, fill so many shards; with fewer a part of them is refused, 0 ends it.
     `latest_lag`: seconds for which ListShards by AT_LATEST still gives a shard that was closed.
     """
 
@@ -43,6 +46,8 @@ class Throttle(_Given):
     refuse_reads: int = 0
     latest_lag: float | None = None
     shard: str = ""
+    stream: str = ""
+    demand: int | None = None
 
 
 class Shards(_Given):
@@ -71,14 +76,29 @@ class Bucket(_Given):
 
 
 class CdcState(_Given):
-    """Impair ("" mends it) or fail a CDC stream with a statusReason code, or put its cluster to sleep."""
+    """One cluster and, with `stream`, one of its CDC streams.
+
+    `status`: puts the cluster to sleep (IDLE, INACTIVE) or wakes it (ACTIVE). `impair`: hold everything back with a statusReason code, ""
+    mends it; `fail`: FAILED with this code; both without a real cause, as for INTERNAL_ERROR.
+    """
 
     cluster: str
     stream: str = ""
-    impair: str | None = None
-    fail: str | None = None
-    idle: bool | None = None
+    status: Literal["ACTIVE", "IDLE", "INACTIVE"] | None = None
+    impair: Reason | Literal[""] | None = None
+    fail: Reason | None = None
+
+
+class Rules(_Given):
+    """The service's ways, for all clusters: the fields of Pace (cdc.py); `role_delay` and `role_refusals`: how long, and how often, a role
+    is refused that was just made; `delay`: seconds that creating and deleting take."""
+
+    retry: float | None = None
+    lag_limit: float | None = None
+    stuck: bool | None = None
+    delay: float | None = None
     role_delay: float | None = None
+    role_refusals: int | None = None
 
 
 class Control:
@@ -102,6 +122,8 @@ class Control:
             "record": self._record,
             "bucket": self._bucket,
             "cdc": self._cdc,
+            "rules": self._rules,
+            "deny": self._deny,
         }
         for name, call in calls.items():
             app.router.add_post(f"/_dsqlcdc/{name}", _answering(call))
@@ -135,6 +157,7 @@ class Control:
 
     async def _clear(self, _body: bytes) -> Any:
         self._region.faults.clear()
+        self._region.denials.clear()
         return {}
 
     async def _throttle(self, body: bytes) -> Any:
@@ -142,12 +165,14 @@ class Control:
         kinesis.read_throttle = kinesis.read_throttle if given.reads is None else given.reads
         kinesis.write_throttle = kinesis.write_throttle if given.writes is None else given.writes
         kinesis.latest_lag = kinesis.latest_lag if given.latest_lag is None else given.latest_lag
+        if given.demand is not None:
+            kinesis.demand(kinesis.stream(given.stream).name, given.demand)
         if given.refuse_reads:
             kinesis.throttle_reads(given.shard, given.refuse_reads)
         return {"reads": kinesis.read_throttle, "writes": kinesis.write_throttle}
 
     async def _clock(self, body: bytes) -> Any:
-        self._region.clock.advance(_read(body, Advance).seconds)
+        self._region.advance(_read(body, Advance).seconds)
         return {"now": self._region.clock.now()}
 
     async def _expire(self, _body: bytes) -> Any:
@@ -184,21 +209,31 @@ class Control:
         return {"done": await self._region.others.hide_bucket(given.name, given.gone)}
 
     async def _cdc(self, body: bytes) -> Any:
-        given = _read(body, CdcState)
-        cluster = self._region.dsql.cluster(given.cluster)
-        if given.idle is not None:
-            cluster.idle = given.idle
-        if given.role_delay is not None:
-            self._region.dsql.role_delay = given.role_delay
-        if given.stream:
-            stream = self._region.dsql.stream(given.cluster, given.stream)
-            if given.impair is not None:
-                stream.impair(given.impair)
-            if given.fail is not None:
-                stream.fail(given.fail)
-            self._region.dsql.deliver()
-            return {"status": stream.status, "waiting": stream.waiting}
-        return {"status": cluster.status}
+        given, dsql = _read(body, CdcState), self._region.dsql
+        cluster = dsql.cluster(given.cluster)
+        if given.status is not None:
+            cluster.asleep = "" if given.status == "ACTIVE" else given.status
+        if not given.stream:
+            return {"status": cluster.status}
+        stream = dsql.stream(given.cluster, given.stream)
+        if given.impair is not None:
+            stream.impair(given.impair)
+        if given.fail is not None:
+            stream.fail(given.fail)
+        dsql.look()
+        return {"status": stream.status, "reason": stream.error, "waiting": stream.waiting, "lag": stream.lag}
+
+    async def _rules(self, body: bytes) -> Any:
+        given, dsql = _read(body, Rules), self._region.dsql
+        changed = {name: value for name, value in msgspec.structs.asdict(given).items() if value is not None}
+        for name, value in changed.items():
+            setattr(dsql.pace if hasattr(dsql.pace, name) else dsql, name, value)
+        ours = {"delay": dsql.delay, "role_delay": dsql.role_delay, "role_refusals": dsql.role_refusals}
+        return msgspec.structs.asdict(dsql.pace) | ours
+
+    async def _deny(self, body: bytes) -> Any:
+        self._region.denials.add(_read(body, Deny))
+        return {}
 
     async def _changes(self, request: web.Request) -> web.StreamResponse:
         generator = self._region.generator(request.query.get("cluster", ""))

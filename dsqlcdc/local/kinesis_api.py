@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from dsqlcdc.local import listing
-from dsqlcdc.local.kinesis import Entry, Kinesis
-from dsqlcdc.local.refusal import Refusal, invalid, need
+from dsqlcdc.local.kinesis import DEMAND_LIMIT, SHARD_LIMIT, Entry, Kinesis
+from dsqlcdc.local.kms import check_key, is_own
+from dsqlcdc.local.reach import Account
+from dsqlcdc.local.refusal import Refusal, bad_argument, invalid, need
 from dsqlcdc.local.streams import Stream
 
 Input = Mapping[str, Any]
 BUSY = ("CREATING", "DELETING")
+MODE_CHANGES, SHARD_CHANGES, KEY_CHANGES = 2, 10, 25
+"""How often within 24 hours a stream may be changed so."""
 
 
 class _PutRecords(msgspec.Struct, rename={"records": "Records", "name": "StreamName", "arn": "StreamARN"}):
@@ -28,8 +33,8 @@ _put_records = msgspec.json.Decoder(_PutRecords).decode
 class KinesisApi:
     """`call(operation, body)` gives the reply's body, or raises Refusal."""
 
-    def __init__(self, kinesis: Kinesis) -> None:
-        self.kinesis = kinesis
+    def __init__(self, kinesis: Kinesis, account: Account) -> None:
+        self.kinesis, self.account = kinesis, account
         self._calls: dict[str, Callable[[Input], dict[str, Any]]] = {
             "AddTagsToStream": self._add_tags,
             "CreateStream": self._create,
@@ -79,6 +84,23 @@ class KinesisApi:
         except msgspec.DecodeError:
             return ""
 
+    def stream_of(self, body: bytes) -> str:
+        """The ARN of the stream that a call means, "*" where it cannot be said: what rights are about."""
+        try:
+            given: Input = msgspec.json.decode(body, type=dict[str, Any])
+        except msgspec.DecodeError:
+            return "*"
+        found = given.get("StreamARN") or given.get("ResourceARN")
+        name = given.get("StreamName") or self.kinesis.stream_of(given.get("ShardIterator") or "")
+        return found or (self.kinesis.arn(name) if name else "*")
+
+    def key_of(self, arn: str) -> str:
+        """The ARN of the customer's key of a stream, "" where it has none or is not there."""
+        name = arn.rpartition("/")[2]
+        key_id = self.kinesis.stream(name).key_id if name in self.kinesis.names() else None
+        key = None if key_id is None or is_own(key_id) else self.account.key(key_id)
+        return key.arn if key else ""
+
     def _stream(self, given: Input) -> Stream:
         return self.kinesis.stream(given.get("StreamARN") or given.get("ResourceARN") or need(given, "StreamName"))
 
@@ -97,7 +119,9 @@ class KinesisApi:
         if mode == "ON_DEMAND" and count:
             raise Refusal("ValidationException", "ShardCount must not be specified for a stream in ON_DEMAND mode")
         size = _record_size(given.get("MaxRecordSizeInKiB", 1024))
-        stream = self.kinesis.create(need(given, "StreamName"), count or 4, mode, size)
+        if mode == "ON_DEMAND":
+            self._check_demand()
+        stream = self.kinesis.create(_stream_name(need(given, "StreamName")), count or 4, mode, size)
         stream.tags.update(given.get("Tags") or {})
         return {}
 
@@ -109,7 +133,7 @@ class KinesisApi:
         streams = [self.kinesis.stream(name) for name in self.kinesis.names()]
         count = sum(len(stream.open_shards()) for stream in streams)
         demand = sum(stream.mode == "ON_DEMAND" for stream in streams)
-        return {"ShardLimit": 1000, "OpenShardCount": count, "OnDemandStreamCount": demand, "OnDemandStreamCountLimit": 50}
+        return {"ShardLimit": SHARD_LIMIT, "OpenShardCount": count, "OnDemandStreamCount": demand, "OnDemandStreamCountLimit": DEMAND_LIMIT}
 
     def _common(self, stream: Stream) -> dict[str, Any]:
         out: dict[str, Any] = {
@@ -159,6 +183,7 @@ class KinesisApi:
 
     def _put(self, given: Input) -> dict[str, Any]:
         stream = self._usable(given)
+        self.kinesis.check_key(stream)
         key = _partition_key(need(given, "PartitionKey"))
         done = self.kinesis.put(stream, need(given, "Data"), key, given.get("ExplicitHashKey"))
         if done is None:
@@ -167,6 +192,7 @@ class KinesisApi:
 
     def _put_many(self, given: _PutRecords) -> bytes:
         stream = self._usable({"StreamARN": given.arn, "StreamName": given.name})
+        self.kinesis.check_key(stream)
         for entry in given.records:
             _partition_key(entry.partition_key)
         why = f"Rate exceeded for a shard of stream {stream.name}."
@@ -193,19 +219,21 @@ class KinesisApi:
         return {}
 
     def _scale(self, given: Input) -> dict[str, Any]:
-        stream = self._usable(given)
+        stream = self._stream(given)
         current, target = len(stream.open_shards()), int(need(given, "TargetShardCount"))
+        stream.check_active()
         if stream.mode == "ON_DEMAND":
             raise Refusal("ValidationException", "UpdateShardCount is not supported for a stream in ON_DEMAND mode.")
         if not (current + 1) // 2 <= target <= current * 2:
             why = f"UpdateShardCount cannot go from {current} to {target} shards: at most double, at least half."
             raise Refusal("LimitExceededException" if target > current else "InvalidArgumentException", why)
+        stream.spend("UpdateShardCount", SHARD_CHANGES)
         stream.begin("UPDATING")
         stream.scale(target)
         return {"StreamName": stream.name, "CurrentShardCount": current, "TargetShardCount": target, "StreamARN": stream.arn}
 
     def _max_record(self, given: Input) -> dict[str, Any]:
-        stream = self._usable(given)
+        stream = self._stream(given)
         size = _record_size(need(given, "MaxRecordSizeInKiB"))
         stream.begin("UPDATING")
         stream.max_record_kib = size
@@ -218,7 +246,7 @@ class KinesisApi:
         return self._retain(given, lambda old, new: 24 <= new <= old)
 
     def _retain(self, given: Input, allowed: Callable[[int, int], bool]) -> dict[str, Any]:
-        stream, hours = self._usable(given), int(need(given, "RetentionPeriodHours"))
+        stream, hours = self._stream(given), int(need(given, "RetentionPeriodHours"))
         if not allowed(stream.retention_hours, hours):
             why = f"Requested retention period ({hours} hours) for stream {stream.name} does not fit the call or 24 to 8760 hours."
             raise Refusal("InvalidArgumentException", why)
@@ -245,22 +273,44 @@ class KinesisApi:
         return {"Tags": tags[:limit], "HasMoreTags": len(tags) > limit}
 
     def _mode(self, given: Input) -> dict[str, Any]:
-        stream = self._usable(given)
+        stream, mode = self._stream(given), need(given, "StreamModeDetails")["StreamMode"]
+        if mode not in ("ON_DEMAND", "PROVISIONED"):
+            raise invalid(f"Value '{mode}' at 'streamModeDetails.streamMode' is not one of [PROVISIONED, ON_DEMAND]")
+        stream.check_active()
+        if mode == stream.mode:
+            raise bad_argument(f"Stream {stream.name} is in {mode} mode already.")
+        if mode == "ON_DEMAND":
+            self._check_demand()
+        stream.spend("A change of the stream mode", MODE_CHANGES)
         stream.begin("UPDATING")
-        stream.mode = need(given, "StreamModeDetails")["StreamMode"]
+        stream.mode = mode
         return {}
 
+    def _check_demand(self) -> None:
+        streams = [self.kinesis.stream(name) for name in self.kinesis.names()]
+        if sum(stream.mode == "ON_DEMAND" for stream in streams) >= DEMAND_LIMIT:
+            raise Refusal("LimitExceededException", f"An account may have {DEMAND_LIMIT} streams in ON_DEMAND mode.")
+
     def _encrypt(self, given: Input) -> dict[str, Any]:
-        stream = self._usable(given)
+        stream, key_id = self._stream(given), need(given, "KeyId")
+        stream.check_active()
+        check_key(self.account, key_id)
+        stream.spend("A change of the key", KEY_CHANGES)
         stream.begin("UPDATING")
-        stream.encryption, stream.key_id = need(given, "EncryptionType"), need(given, "KeyId")
+        stream.encryption, stream.key_id = need(given, "EncryptionType"), key_id
         return {}
 
     def _decrypt(self, given: Input) -> dict[str, Any]:
-        stream = self._usable(given)
+        stream = self._stream(given)
         stream.begin("UPDATING")
         stream.encryption = stream.key_id = None
         return {}
+
+
+def _stream_name(name: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z0-9_.-]{1,128}", name):
+        raise invalid(f"Value '{name}' at 'streamName' failed to satisfy constraint: Member must match [a-zA-Z0-9_.-]+, at most 128 long")
+    return name
 
 
 def _partition_key(key: str) -> str:
