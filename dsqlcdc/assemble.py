@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ from dsqlcdc.sources.counts import Counts
 from dsqlcdc.sources.feeds import open_feeds
 from dsqlcdc.sources.kinesis import KinesisSource
 from dsqlcdc.stores.dynamodb_checkpoints import DynamoCheckpoints
-from dsqlcdc.stores.dynamodb_items import may_write
+from dsqlcdc.stores.dynamodb_items import DynamoItems
 from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
@@ -107,12 +107,9 @@ def open_checkpoints(config: Config, *, read_only: bool = False) -> CheckpointSt
     return SqliteCheckpoints(config.state.path, read_only=read_only)
 
 
-def state_probe(config: Config) -> Callable[[], Awaitable[None]] | None:
-    """Tries whether a state that is shared may be written, without writing: see DynamoItems.may_write. None for one on this machine."""
-    state = config.state
-    if state.type != "dynamodb":
-        return None
-    return lambda: may_write(state.table, aws_of(config), create=state.create)
+def state_table(config: Config) -> DynamoItems | None:
+    """The DynamoDB table that holds the state; None where the state is kept elsewhere."""
+    return DynamoItems(config.state.table, aws_of(config), create=True) if config.state.type == "dynamodb" else None
 
 
 def open_dead_letters(config: Config) -> FileDeadLetters | S3DeadLetters:

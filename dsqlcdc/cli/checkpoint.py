@@ -69,7 +69,7 @@ async def _show(config: Config, sink: str, as_json: bool) -> None:
 
     store = open_checkpoints(config, read_only=True)
     try:
-        names = [name for name in await store.names() if name.pipeline == config.pipeline and sink in ("", name.sink)]
+        names = [name for name in await store.names() if name.pipeline == config.pipeline and not name.reserved and sink in ("", name.sink)]
         found = [(name, checkpoint) for name in names if (checkpoint := await store.load(name)) is not None]
     finally:
         await store.close()

@@ -89,7 +89,7 @@ async def collect(config: Config, store: CheckpointStore, live: Sequence[Status]
     """All that is known, as JSON: `running` None where no process answers; a sink's `streams` empty where it never ran."""
     from dsqlcdc.hosts.http import plain
 
-    names = [name for name in await store.names() if name.pipeline == config.pipeline]
+    names = [name for name in await store.names() if name.pipeline == config.pipeline and not name.reserved]
     gaps = await store.gaps(config.pipeline)
     sinks: dict[str, Any] = {}
     for sink in dict.fromkeys((*config.sinks, *(name.sink for name in names))):

@@ -17,6 +17,11 @@ class Name(msgspec.Struct, frozen=True):
     sink: str
     stream: str
 
+    @property
+    def reserved(self) -> bool:
+        """It is no sink's: something else of the pipeline is kept here, under a word that no sink can be named."""
+        return self.sink.startswith(".")
+
 
 class Memory(msgspec.Struct, frozen=True):
     """What a sequencer wants remembered of one commit: an opaque blob of its `kind`, and the newest arrival time (seconds) in it."""
@@ -29,8 +34,9 @@ class Memory(msgspec.Struct, frozen=True):
 class Gap(msgspec.Struct, frozen=True):
     """Changes that may have been lost, with bounds. `id` is the same whenever the same gap is found again.
 
-    `kind`: trimmed | incomplete | reset | replaced. `after` and `until`: positions, as far as known; `from_time` and `to_time`: seconds
-    since the epoch, 0 where unknown. `acked`: the reason given by whoever acknowledged it, "" while nobody has.
+    `kind`: trimmed | incomplete | reset | replaced | recreated. `after` and `until`: positions, as far as known (of a CDC stream that was
+    recreated: the ids of the old and the new one); `from_time` and `to_time`: seconds since the epoch, 0 where unknown. `acked`: the
+    reason given by whoever acknowledged it, "" while nobody has.
     """
 
     id: str
@@ -99,6 +105,10 @@ class CheckpointStore(Protocol):
 
     async def ack_gap(self, pipeline: str, id: str, reason: str, at: float) -> Gap:
         """Acknowledge; raises KeyError for an unknown id. Acknowledging twice keeps the first reason."""
+        ...
+
+    async def end_gap(self, pipeline: str, id: str, *, until: str, to_time: float) -> Gap:
+        """Say where a gap ends that was recorded before anybody knew; one that has an end keeps it. Raises KeyError for an unknown id."""
         ...
 
     async def close(self) -> None: ...

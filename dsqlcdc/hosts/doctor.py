@@ -108,15 +108,15 @@ async def _keeping(config: Config, findings: list[Finding], stream: Description 
         if (path := getattr(store, "path", None)) is not None:
             findings += await asyncio.to_thread(keeping.check_writable, block, path, directory=block == "dead_letters")
     checkpoints = assemble.open_checkpoints(config, read_only=True)
-    letters, fragments = assemble.open_dead_letters(config), assemble.open_fragments(config)
+    letters, fragments, table = assemble.open_dead_letters(config), assemble.open_fragments(config), assemble.state_table(config)
     try:
         findings += await keeping.check_checkpoints(checkpoints, config.pipeline, list(config.sinks), stream)
         findings += await keeping.check_letters(letters, config.pipeline)
         findings += await keeping.check_fragments(fragments, config.fragments.max_bytes)
-        if (probe := assemble.state_probe(config)) is not None:
-            findings += await _tried(probe(), "state")
+        if table is not None:
+            findings += await _tried(table.may_write(), f"DynamoDB table {table.table}")
     finally:
-        for opened in (checkpoints, letters, fragments):
+        for opened in (checkpoints, letters, fragments, *([table] if table is not None else [])):
             await opened.close()
 
 

@@ -18,7 +18,7 @@ from dsqlcdc.core.records import Mark
 from dsqlcdc.errors import Fault, Misconfigured, Unavailable
 from dsqlcdc.stores.dynamodb_items import HEAD, DynamoItems, Item, Items
 from dsqlcdc.stores.head import ROOM, Content, Head, Kept, fit, joined, marks_of, named, read_content, read_head, write_content
-from dsqlcdc.stores.memory_checkpoints import acknowledged
+from dsqlcdc.stores.memory_checkpoints import acknowledged, ended
 from dsqlcdc.stores.progress import advance
 from dsqlcdc.stores.tenure import Tenure
 
@@ -150,14 +150,21 @@ class DynamoCheckpoints:
 
     async def ack_gap(self, pipeline: str, id: str, reason: str, at: float) -> Gap:
         """Acknowledge. Raises KeyError for an unknown id, ValueError for an empty reason."""
+        return await self._change_gap(pipeline, id, lambda gap: gap if gap.acked else acknowledged(gap, reason, at))
+
+    async def end_gap(self, pipeline: str, id: str, *, until: str, to_time: float) -> Gap:
+        """See CheckpointStore.end_gap."""
+        return await self._change_gap(pipeline, id, lambda gap: ended(gap, until, to_time))
+
+    async def _change_gap(self, pipeline: str, id: str, change: Callable[[Gap], Gap]) -> Gap:
         for _ in range(_TRIES):
             stored = await self._items.get(_gaps_pk(pipeline), _GAP + id)
             if stored is None:
                 raise KeyError((pipeline, id))
-            gap = _gap(stored.body)
-            if gap.acked:
+            before = _gap(stored.body)
+            gap = change(before)
+            if gap == before:
                 return gap
-            gap = acknowledged(gap, reason, at)
             if await self._items.replace(
                 msgspec.structs.replace(stored, version=stored.version + 1, body=msgspec.json.encode(gap)), stored
             ):

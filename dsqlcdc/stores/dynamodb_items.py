@@ -130,12 +130,37 @@ class DynamoItems:
         seen = {":t": {"S": over.token}, ":v": {"N": str(over.version)}}
         return await self._put(item, ConditionExpression=_STANDS, ExpressionAttributeNames=_NAMES, ExpressionAttributeValues=seen)
 
+    async def may_write(self) -> None:
+        """See, for `dsqlcdc doctor`, whether items may be written: by replacing one that is not there, which DynamoDB refuses after it has
+        looked at the right to. A table that is missing is no fault here."""
+        client = await self._client()
+        try:
+            await client.put_item(TableName=self.table, Item=_key("doctor", "probe"), ConditionExpression="attribute_exists(pk)")
+        except errors() as error:
+            if error_code(error) not in ("ConditionalCheckFailedException", "ResourceNotFoundException"):
+                raise self._fault(error, "write the state") from error
+
     async def delete(self, pk: str, sk: str) -> None:
         client = await self._client()
         try:
             await client.delete_item(TableName=self.table, Key=_key(pk, sk))
         except errors() as error:
             raise self._fault(error, "delete from the state") from error
+
+    async def exists(self) -> bool:
+        """Is there such a table? Asks for read rights only."""
+        client = await self._client()
+        try:
+            await client.describe_table(TableName=self.table)
+        except errors() as error:
+            if error_code(error) == "ResourceNotFoundException":
+                return False
+            raise self._fault(error, "look at the table") from error
+        return True
+
+    async def make(self) -> None:
+        """Make the table and wait until it can be used; one that is there is left as it is."""
+        await self._make_table(await self._client())
 
     async def close(self) -> None:
         """Close the connections; a later call opens them anew."""
@@ -211,19 +236,6 @@ class DynamoItems:
     @property
     def _where(self) -> str:
         return f"DynamoDB table {self.table}"
-
-
-async def may_write(table: str, aws: Aws, *, create: bool) -> None:
-    """See whether items may be written: replaces, for `dsqlcdc doctor`, one that is not there, which DynamoDB refuses after it has looked at
-    the right to. Raises as DynamoItems does; with `create` a missing table is no fault."""
-    items = DynamoItems(table, aws, create=False)
-    try:
-        await items.replace(Item("doctor", "probe", version=1), Item("doctor", "probe", token="none"))
-    except Misconfigured as fault:
-        if not (create and fault.code == "E103"):
-            raise
-    finally:
-        await items.close()
 
 
 def _key(pk: str, sk: str) -> dict[str, Any]:

@@ -67,6 +67,10 @@ class MemoryCheckpoints:
             gap = self._gaps[pipeline, id] = acknowledged(gap, reason, at)
         return gap
 
+    async def end_gap(self, pipeline: str, id: str, *, until: str, to_time: float) -> Gap:
+        gap = self._gaps[pipeline, id] = ended(self._gaps[pipeline, id], until, to_time)
+        return gap
+
     async def close(self) -> None:
         self._held.clear()
 
@@ -76,3 +80,8 @@ def acknowledged(gap: Gap, reason: str, at: float) -> Gap:
     if not reason:
         raise ValueError("a gap is acknowledged with a reason")
     return msgspec.structs.replace(gap, acked=reason, acked_at=at)
+
+
+def ended(gap: Gap, until: str, to_time: float) -> Gap:
+    """The gap with its end, unless it has one."""
+    return gap if gap.to_time else msgspec.structs.replace(gap, until=until, to_time=to_time)

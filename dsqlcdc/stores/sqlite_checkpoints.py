@@ -16,7 +16,7 @@ from dsqlcdc.core.records import Mark, Position
 from dsqlcdc.errors import Misconfigured
 from dsqlcdc.stores.database import Database, Layout
 from dsqlcdc.stores.hold import RunnerLock, not_held
-from dsqlcdc.stores.memory_checkpoints import acknowledged
+from dsqlcdc.stores.memory_checkpoints import acknowledged, ended
 from dsqlcdc.stores.progress import advance
 
 LAYOUT = Layout(
@@ -101,6 +101,12 @@ class SqliteCheckpoints:
         if not await asyncio.to_thread(self._path.exists):
             raise KeyError((pipeline, id))
         return await self._database.write(lambda connection: _ack_gap(connection, pipeline, id, reason, at))
+
+    async def end_gap(self, pipeline: str, id: str, *, until: str, to_time: float) -> Gap:
+        """See CheckpointStore.end_gap. Creates no file."""
+        if not await asyncio.to_thread(self._path.exists):
+            raise KeyError((pipeline, id))
+        return await self._database.write(lambda connection: _end_gap(connection, pipeline, id, until, to_time))
 
     async def close(self) -> None:
         """Close the file and let go of what is held. Twice is no error."""
@@ -200,5 +206,18 @@ def _ack_gap(connection: sqlite3.Connection, pipeline: str, id: str, reason: str
         raise KeyError((pipeline, id))
     if not gap.acked:
         gap = acknowledged(gap, reason, at)
-        connection.execute("UPDATE gap SET body = ? WHERE pipeline = ? AND id = ?", (msgspec.json.encode(gap), pipeline, id))
+        _put_gap(connection, gap)
     return gap
+
+
+def _end_gap(connection: sqlite3.Connection, pipeline: str, id: str, until: str, to_time: float) -> Gap:
+    gap = _find_gap(connection, pipeline, id)
+    if gap is None:
+        raise KeyError((pipeline, id))
+    gap = ended(gap, until, to_time)
+    _put_gap(connection, gap)
+    return gap
+
+
+def _put_gap(connection: sqlite3.Connection, gap: Gap) -> None:
+    connection.execute("UPDATE gap SET body = ? WHERE pipeline = ? AND id = ?", (msgspec.json.encode(gap), gap.pipeline, gap.id))

@@ -150,6 +150,21 @@ async def _check_memories(make: Callable[[], CheckpointStore]) -> None:
     await store.close()
 
 
+async def _check_gaps_end(store: CheckpointStore) -> None:
+    gap = Gap("open", "ends", "", "s", "recreated", "", after="old", from_time=1.0)
+    await store.record_gap(gap)
+    ended = await store.end_gap("ends", "open", until="new", to_time=9.0)
+    check(ended == msgspec.structs.replace(gap, until="new", to_time=9.0), "a gap whose end was not known is given one")
+    check(await store.end_gap("ends", "open", until="newer", to_time=99.0) == ended, "a gap that has an end keeps it")
+    acked = await store.ack_gap("ends", "open", "seen", 10.0)
+    check(acked.to_time == 9.0 and list(await store.gaps("ends")) == [acked], "an end outlives the acknowledgement")
+    try:
+        await store.end_gap("ends", "nobody", until="x", to_time=1.0)
+    except KeyError:
+        return
+    raise AssertionError("an unknown gap cannot be ended")
+
+
 async def _check_gaps(make: Callable[[], CheckpointStore]) -> None:
     store = make()
     gap = Gap(
@@ -168,6 +183,7 @@ async def _check_gaps(make: Callable[[], CheckpointStore]) -> None:
     check(await store.ack_gap("pipe", "g1", "again", 6.0) == acked, "the first reason stays")
     check(await store.record_gap(gap) == acked, "an acknowledged gap stays acknowledged when it is found again")
     check((await store.gaps("elsewhere"))[0].acked == "", "a gap belongs to its pipeline")
+    await _check_gaps_end(store)
     for pipeline, id in (("pipe", "unknown"), ("nobody", "g1")):
         try:
             await store.ack_gap(pipeline, id, "reason", 1.0)

@@ -108,6 +108,9 @@ class MortalCheckpoints:
     async def ack_gap(self, pipeline: str, id: str, reason: str, at: float) -> Gap:
         return await self._store.ack_gap(pipeline, id, reason, at)
 
+    async def end_gap(self, pipeline: str, id: str, *, until: str, to_time: float) -> Gap:
+        return await self._store.end_gap(pipeline, id, until=until, to_time=to_time)
+
     async def close(self) -> None:
         return None
 

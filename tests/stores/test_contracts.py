@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import pytest
 
 from dsqlcdc.core.ports import CheckpointStore, Commit, DeadLetter, DeadLetterStore, FragmentStore, Gap, Name, Part
@@ -132,7 +133,13 @@ class ForgetsAcks(SqliteCheckpoints):
         return {gap.id: gap for gap in await self.gaps(pipeline)}[id]
 
 
-@pytest.mark.parametrize("mutant", [ForgetsWord, MovesBack, KeepsHalf, NobodyHolds, ForgetsAcks])
+class MovesEnds(SqliteCheckpoints):
+    async def end_gap(self, pipeline: str, id: str, *, until: str, to_time: float) -> Gap:
+        ended = await super().end_gap(pipeline, id, until=until, to_time=to_time)
+        return msgspec.structs.replace(ended, until=until, to_time=to_time)
+
+
+@pytest.mark.parametrize("mutant", [ForgetsWord, MovesBack, KeepsHalf, NobodyHolds, ForgetsAcks, MovesEnds])
 async def test_a_checkpoint_store_that_breaks_a_law_is_caught(mutant: type[SqliteCheckpoints], tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         await check_checkpoint_store(lambda: mutant(tmp_path / "state.db"))
