@@ -75,11 +75,9 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
 """By code: how grave, and the meaning. docs/reference.md has the same table."""
 
 
-def found(
-    code: str, what: str, *, where: str = "", why: str = "", remedy: str = "", fixable: bool = False, severity: Severity | None = None
-) -> Finding:
+def found(code: str, what: str, *, where: str = "", why: str = "", remedy: str = "", severity: Severity | None = None) -> Finding:
     """A finding of KINDS; `severity` where it is not the usual one."""
-    return Finding(code=code, severity=severity or KINDS[code][0], what=what, where=where, why=why, remedy=remedy, fixable=fixable)
+    return Finding(code=code, severity=severity or KINDS[code][0], what=what, where=where, why=why, remedy=remedy)
 
 
 def of_fault(fault: Fault, *, severity: Severity = "error", about: str = "") -> Finding:

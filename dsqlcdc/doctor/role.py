@@ -31,7 +31,7 @@ def check_role(desired: Desired, seen: Seen, boundary: Mapping[str, Any] | None 
         yield found("E422", "the CDC stream writes with another role", where=f"iam role {name}", why=why, remedy=remedy)
     if role is None:
         why = "DSQL can write nothing without it"
-        yield found("E413", "the role is not there", where=f"iam role {name}", why=why, remedy=APPLY, fixable=True)
+        yield found("E413", "the role is not there", where=f"iam role {name}", why=why, remedy=APPLY)
         return
     yield from _trust(desired, seen, role, stream.id if stream is not None else "")
     yield from _rights(desired, seen, role, boundary)
@@ -51,7 +51,7 @@ def _trust(desired: Desired, seen: Seen, role: RoleState, stream: str) -> Iterat
         }.get(code, "the trust policy keeps DSQL out")
         why = "; ".join(fault.what for fault in some)
         remedy = f"Its trust policy should be {json.dumps(wanted)}\nRun: {run}"
-        yield found(code, what, where=f"iam role {role.name}", why=why, remedy=remedy, fixable=code in ("E414", "E415", "E417"))
+        yield found(code, what, where=f"iam role {role.name}", why=why, remedy=remedy)
 
 
 def _by_code(faults: Any) -> dict[str, list[TrustFault]]:
@@ -91,6 +91,6 @@ def _rights(desired: Desired, seen: Seen, role: RoleState, boundary: Mapping[str
         remedy = f"Take the Deny out of its policies or its permissions boundary: it wins over whatever is allowed.\n{remedy}"
     for code, what in (("E419", "the role may not write to the Kinesis stream"), ("E420", "the role may not use the stream's KMS key")):
         if code in missing:
-            yield found(code, what, where=where, why="; ".join(missing[code]), remedy=remedy, fixable=not explicit)
+            yield found(code, what, where=where, why="; ".join(missing[code]), remedy=remedy)
     if unsure and not missing:
         yield found("E421", "it cannot be told whether the role may write", where=where, why="; ".join(unsure), remedy=remedy)

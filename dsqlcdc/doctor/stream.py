@@ -67,7 +67,7 @@ def check_cdc_stream(desired: Desired, seen: Seen, now: float) -> Iterator[Findi
         leaving = next((one for one in seen.observed.streams if one.target == arn), None)
         if leaving is not None:
             why += f"; {leaving.id} is {leaving.status}"
-        yield found("E402", "there is no CDC stream", where=where, why=why, remedy=APPLY, fixable=True)
+        yield found("E402", "there is no CDC stream", where=where, why=why, remedy=APPLY)
         return
     living = [one for one in seen.observed.streams if one.target == arn and one.status in ("CREATING", "ACTIVE", "IMPAIRED")]
     if len(living) > 1:
@@ -86,14 +86,10 @@ def _not_active(desired: Desired, seen: Seen, stream: CdcStream, now: float) -> 
         run = "Wait for a minute or three. Run: dsqlcdc stream status CONFIG"
         return found("E403", what, where=where, why="it is being made: nothing is delivered yet", remedy=run)
     lines = text(remedy, now)
-    kinds = {action.kind for action in remedy.actions} - {""}
-    fixable = bool(kinds) and "recreate" not in kinds
     if stream.reason is None:
-        return found("E403", what, where=where, why=lines[0], remedy="\n".join(lines[1:]), fixable=fixable)
+        return found("E403", what, where=where, why=lines[0], remedy="\n".join(lines[1:]))
     why = f"{stream.reason.error}: {lines[0]}"
-    return Finding(
-        code=stream.reason.error, severity="error", what=what, where=where, why=why, remedy="\n".join(lines[1:]), fixable=fixable
-    )
+    return Finding(code=stream.reason.error, severity="error", what=what, where=where, why=why, remedy="\n".join(lines[1:]))
 
 
 def check_target(desired: Desired, seen: Seen) -> Iterator[Finding]:
@@ -102,14 +98,14 @@ def check_target(desired: Desired, seen: Seen) -> Iterator[Finding]:
     wanted, target = desired.target, seen.observed.target
     if target is None:
         why = f"account {seen.observed.account} has none of this name in {seen.observed.region}"
-        yield found("E406", "the Kinesis stream is not there", where=f"kinesis stream {wanted.name}", why=why, remedy=APPLY, fixable=True)
+        yield found("E406", "the Kinesis stream is not there", where=f"kinesis stream {wanted.name}", why=why, remedy=APPLY)
         return
     where = f"kinesis stream {target.name}"
     if target.max_record_kib < wanted.max_record_kib:
         why = f"MaxRecordSizeInKiB is {target.max_record_kib}; DSQL sends records of up to 10 MiB, and holds back what does not fit"
         flags = ("--stream-arn", target.arn, "--max-record-size-in-ki-b", str(wanted.max_record_kib))
         run = f"Run: {command('aws', 'kinesis', 'update-max-record-size', *flags)}"
-        yield found("E407", "large rows do not fit the Kinesis stream", where=where, why=why, remedy=run, fixable=True)
+        yield found("E407", "large rows do not fit the Kinesis stream", where=where, why=why, remedy=run)
     if target.mode != wanted.mode:
         mode = "ON_DEMAND" if wanted.mode == "on_demand" else "PROVISIONED"
         flags = ("--stream-arn", target.arn, "--stream-mode-details", f"StreamMode={mode}")
@@ -129,8 +125,7 @@ def check_retention(name: str, hours: float, wanted: int | None) -> Iterator[Fin
     run = f"Run: {command('aws', 'kinesis', 'increase-stream-retention-period', *flags)}"
     why = f"it keeps records for {hours:g} h" + (f", the config says {wanted} h" if wanted is not None else "")
     why += "; what a consumer has not read by then is lost, so this is how long an outage may last"
-    fixable = wanted is not None
-    yield found("E409", "the Kinesis stream forgets early", where=f"kinesis stream {name}", why=why, remedy=run, fixable=fixable)
+    yield found("E409", "the Kinesis stream forgets early", where=f"kinesis stream {name}", why=why, remedy=run)
 
 
 def _encryption(desired: Desired, seen: Seen, target: TargetState) -> Iterator[Finding]:
@@ -140,7 +135,7 @@ def _encryption(desired: Desired, seen: Seen, target: TargetState) -> Iterator[F
         flags = ("--stream-name", target.name, "--encryption-type", "KMS", "--key-id", wanted)
         run = f"Run: {command('aws', 'kinesis', 'start-stream-encryption', *flags)}"
         why = f"its key is {target.kms_key or 'none'}, the config says {wanted}"
-        yield found("E410", "the Kinesis stream has another key", where=f"kinesis stream {target.name}", why=why, remedy=run, fixable=True)
+        yield found("E410", "the Kinesis stream has another key", where=f"kinesis stream {target.name}", why=why, remedy=run)
     elif ours and "key" not in seen.unknown and (key is None or key.state != "Enabled"):
         why = f"it is {key.state}" if key is not None else "there is no such key"
         why += "; nothing can be written to the stream, nor read from it"
