@@ -71,6 +71,7 @@ def desired_of(config: Config) -> Desired:
         name=name,
         arn=config.source.stream if config.source.stream.startswith("arn:") else "",
         mode=kinesis.mode,
+        mode_named="mode" in kinesis.model_fields_set,
         shards=kinesis.shards,
         max_shards=kinesis.max_shards,
         retention_hours=int(kinesis.retention // 3600),

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import os
 import tempfile
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,18 @@ from typing import Any
 import msgspec
 
 from dsqlcdc import config as config_module
+from dsqlcdc.assemble import aws_of, desired_of
 from dsqlcdc.aws import Aws, client
 from dsqlcdc.hosts import daemon
 from dsqlcdc.hosts.receiver import receiving
 from dsqlcdc.local import Local
 from dsqlcdc.local.compare import Comparison, compare
 from dsqlcdc.local.generator import Commit
-from dsqlcdc.streams.provision import Plan, provision
+from dsqlcdc.streams.apply import apply
+from dsqlcdc.streams.clients import open_clients
+from dsqlcdc.streams.observe import observe
+from dsqlcdc.streams.plan import plan
+from dsqlcdc.streams.work import Work
 
 Say = Callable[[str], None]
 Watch = Callable[[config_module.Config], list[daemon.Watcher]]
@@ -47,6 +53,9 @@ state: {{type: sqlite, path: state.db}}
 dead_letters: {{type: files, path: dead-letters}}
 fragments: {{type: sqlite, path: fragments.db}}
 http: {{listen: "127.0.0.1:{port}"}}
+stream:
+  cluster: {cluster}
+  kinesis: {{mode: provisioned, shards: 4}}
 """
 
 
@@ -82,13 +91,12 @@ async def demo(*, directory: Path | None = None, port: int = 0, say: Say, stay: 
         with _credentials():
             aws = Aws(region="us-east-1", endpoint_url=local.endpoint)
             say(f"embedded AWS at {local.endpoint} (DSQL, Kinesis, S3; no account, nothing leaves this machine)")
-            made = await provision(Plan(stream=STREAM, role=f"{STREAM}-dsql", shards=4), aws, say=say)
-            async with client("s3", aws) as s3:
-                await s3.create_bucket(Bucket=BUCKET)
+            cluster = await _empty_account(aws)
             path = directory / "dsqlcdc.yaml"
             text = CONFIG.format(
                 endpoint=local.endpoint,
                 stream=STREAM,
+                cluster=cluster,
                 bucket=BUCKET,
                 prefix=PREFIX,
                 port=port or _free_port(),
@@ -97,20 +105,39 @@ async def demo(*, directory: Path | None = None, port: int = 0, say: Say, stay: 
             )
             await asyncio.to_thread(path.write_text, text)
             config = config_module.load(path)
+            await _stream_apply(config, say)
             say(f"config {path}; the daemon runs while the database is written to")
-            runs = [await _first_run(config, local, made.cluster, aws, say, watch(config))]
+            runs = [await _first_run(config, local, cluster, aws, say, watch(config))]
             say("dsqlcdc run --once: from the checkpoints to the tip, what is left")
             runs.append((await daemon.run(config, once=True, deadline=60)).summary())
-            generator = local.generator(made.cluster)
+            generator = local.generator(cluster)
             lines = await _lake(aws, directory / "lake")
             comparison = await asyncio.to_thread(compare, generator.changes, lines)
             webhook = await asyncio.to_thread(compare, generator.changes, receiver.lines())
             deliveries = receiver.deliveries
             if stay:
                 say("everything goes on, new transactions each second; Ctrl-C ends it")
-                await _stay(config, local, made.cluster, watch(config))
+                await _stay(config, local, cluster, watch(config))
             records = sum(change.records for change in generator.changes)
             return Report(str(directory), len(generator.changes), records, runs, comparison, deliveries, webhook)
+
+
+async def _empty_account(aws: Aws) -> str:
+    """A bucket, and a cluster: its identifier."""
+    async with client("s3", aws) as s3, client("dsql", aws) as dsql:
+        await s3.create_bucket(Bucket=BUCKET)
+        made = await dsql.create_cluster(deletionProtectionEnabled=False)
+        return str(made["identifier"])
+
+
+async def _stream_apply(config: config_module.Config, say: Say) -> None:
+    """What `dsqlcdc stream apply` does: Kinesis stream, role and CDC stream, until it is ACTIVE."""
+    desired = desired_of(config)
+    async with open_clients(aws_of(config), desired) as clients:
+        observed = await observe(desired, clients)
+        done = await apply(plan(desired, observed), Work(desired=desired, observed=observed, clients=clients, say=say, clock=time.time))
+    if done.fault is not None:
+        raise done.fault
 
 
 async def _first_run(

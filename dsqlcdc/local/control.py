@@ -9,7 +9,8 @@ from typing import Any, Literal, Protocol, TypeVar
 import msgspec
 from aiohttp import web
 
-from dsqlcdc.local.cdc import Reason
+from dsqlcdc.local.causes import cause
+from dsqlcdc.local.cdc import CdcStream, Reason
 from dsqlcdc.local.faults import Fault
 from dsqlcdc.local.generator import Commit
 from dsqlcdc.local.refusal import Refusal
@@ -89,6 +90,14 @@ class CdcState(_Given):
     fail: Reason | None = None
 
 
+class Cause(_Given):
+    """The real cause of a reason, done to what is there (causes.py)."""
+
+    cluster: str
+    stream: str
+    reason: Reason
+
+
 class Rules(_Given):
     """The service's ways, for all clusters: the fields of Pace (cdc.py); `role_delay` and `role_refusals`: how long, and how often, a role
     is refused that was just made; `delay`: seconds that creating and deleting take."""
@@ -122,6 +131,7 @@ class Control:
             "record": self._record,
             "bucket": self._bucket,
             "cdc": self._cdc,
+            "cause": self._cause,
             "rules": self._rules,
             "deny": self._deny,
         }
@@ -221,7 +231,13 @@ class Control:
         if given.fail is not None:
             stream.fail(given.fail)
         dsql.look()
-        return {"status": stream.status, "reason": stream.error, "waiting": stream.waiting, "lag": stream.lag}
+        return _told(stream)
+
+    async def _cause(self, body: bytes) -> Any:
+        given = _read(body, Cause)
+        stream = self._region.dsql.stream(given.cluster, given.stream)
+        await cause(self._region, stream, given.reason)
+        return _told(stream)
 
     async def _rules(self, body: bytes) -> Any:
         given, dsql = _read(body, Rules), self._region.dsql
@@ -256,6 +272,10 @@ class Control:
                     yield msgspec.json.encode(change) + b"\n"
 
         return await _stream(request, lines())
+
+
+def _told(stream: CdcStream) -> dict[str, Any]:
+    return {"status": stream.status, "reason": stream.error, "waiting": stream.waiting, "lag": stream.lag}
 
 
 class _Lines(Protocol):

@@ -59,9 +59,10 @@ class Others:
         role = next((role for role in list(roles.values()) if role.arn == arn), None)
         if role is None:
             return None
-        versions = [version for policy in list(role.managed_policies.values()) for version in policy.versions]
-        attached = [version.document for version in versions if version.is_default]
-        return Role(arn, role.assume_role_policy_document, (*role.policies.values(), *attached))
+        attached = {policy.arn: policy for policy in list(role.managed_policies.values())}
+        current = [version.document for policy in attached.values() for version in policy.versions if version.is_default]
+        documents = (*role.policies.values(), *current)
+        return Role(arn, role.assume_role_policy_document, documents, inline=tuple(role.policies), attached=tuple(attached))
 
     def key(self, key_id: str) -> Key | None:
         """A KMS key of the Region, by any of its names."""

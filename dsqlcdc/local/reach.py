@@ -20,11 +20,14 @@ _ROOT = ("AWS", f"arn:aws:iam::{ACCOUNT}:root"), ("AWS", ACCOUNT)
 
 
 class Role(msgspec.Struct, frozen=True):
-    """`policies`: the documents of its inline and attached policies. `trusted`: made by `Local.pipe`, may do everything."""
+    """`policies`: the documents of its policies, of which `inline` has the names, `attached` the ARNs. `trusted`: made by `Local.pipe`, may
+    do everything."""
 
     arn: str
     trust: str = ""
     policies: tuple[str, ...] = ()
+    inline: tuple[str, ...] = ()
+    attached: tuple[str, ...] = ()
     trusted: bool = False
 
 

@@ -18,6 +18,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     arn: str = ""
     """Where the config names the stream by its ARN: its account and Region must be the caller's."""
     mode: Literal["on_demand", "provisioned"] = "on_demand"
+    mode_named: bool = True
+    """The config names the mode. Where it does not, a stream that is there already keeps the mode it has."""
     shards: int | None = None
     max_shards: int | None = None
     retention_hours: int = 168

@@ -14,6 +14,7 @@ import msgspec
 from dsqlcdc.streams.clients import Clients
 from dsqlcdc.streams.desired import Desired
 from dsqlcdc.streams.observed import CdcStream, ClusterState, KeyState, Observed, Reason, RoleState, TargetState
+from dsqlcdc.streams.wanted import wanted_role
 
 AWS_KEY = "alias/aws/kinesis"
 """AWS's own key for Kinesis: nobody needs a permission for it."""
@@ -37,16 +38,8 @@ async def observe(desired: Desired, clients: Clients) -> Observed:
         streams=streams,
     )
     key = desired.target.kms_key or (target.kms_key if target is not None else "")
-    role, key_state = await asyncio.gather(get_role(clients, role_name(desired, observed, clients)), get_key(clients, key))
+    role, key_state = await asyncio.gather(get_role(clients, wanted_role(desired, observed)), get_key(clients, key))
     return msgspec.structs.replace(observed, role=role, key=key_state)
-
-
-def role_name(desired: Desired, observed: Observed, clients: Clients) -> str:
-    """The service role's name: the config's, or where it names none, that of the stream that is there."""
-    stream = observed.stream_into(clients.stream_arn(desired.target.name))
-    if desired.role_named or stream is None or not stream.role:
-        return desired.role
-    return stream.role.rpartition("/")[2]
 
 
 async def get_cluster(clients: Clients, cluster: str) -> ClusterState | None:

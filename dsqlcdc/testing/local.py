@@ -100,6 +100,11 @@ class LocalAws:
         told: dict[str, Any] = self.control("cdc", cluster=cluster, stream=stream, **state)
         return told
 
+    def cause(self, cluster: str, stream: str, reason: str) -> dict[str, Any]:
+        """Bring about the real cause of a statusReason, to be mended by the AWS call that mends it; see dsqlcdc.local.causes."""
+        told: dict[str, Any] = self.control("cause", cluster=cluster, stream=stream, reason=reason)
+        return told
+
     def rules(self, **rules: Any) -> dict[str, Any]:
         """The service's ways, as they are; `rules` changes them first: retry, lag_limit, stuck, delay, role_delay, role_refusals."""
         told: dict[str, Any] = self.control("rules", **rules)

@@ -34,6 +34,6 @@ def local_aws_server() -> Iterator[LocalAws]:
 @pytest.fixture
 def local_aws(local_aws_server: LocalAws) -> LocalAws:
     """An empty embedded AWS: `endpoint`, `environ`, `pipe`, `commit`, `changes`, `state`, `record`, `advance`, `fault`, `deny`, `mend`,
-    `cdc`, `rules`, `control`."""
+    `cdc`, `cause`, `rules`, `control`."""
     local_aws_server.reset()
     return local_aws_server

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+import aiohttp
 import pytest
 from msgspec.structs import replace
 
 from dsqlcdc.local import Clock, Commit, Local, Statement
+from dsqlcdc.local.cdc import Reason
 from dsqlcdc.local.envelope import OVERSIZE
 
 if TYPE_CHECKING:
@@ -88,6 +90,13 @@ class World:
     @property
     def arrived(self) -> int:
         return sum(shard.next - shard.first for shard in self.aws.kinesis.stream("s").shards.values())
+
+
+async def control(aws: Local, what: str, **body: Any) -> dict[str, Any]:
+    async with aiohttp.ClientSession() as http, http.post(f"{aws.endpoint}/_dsqlcdc/{what}", json=body) as answer:
+        assert answer.status == 200
+        told: dict[str, Any] = await answer.json()
+        return told
 
 
 @pytest.fixture
@@ -288,3 +297,35 @@ async def test_retries_back_off_and_the_next_one_after_the_mending_delivers(worl
     assert (await world.status(), world.arrived) == (("IMPAIRED", "KINESIS_ACCESS_DENIED"), fresh)
     world.aws.advance(6)
     assert (await world.status(), world.arrived) == (("ACTIVE", ""), sent + fresh)
+
+
+MENDS = {
+    "ROLE_ACCESS_DENIED": lambda world: world.trusts(world.trust),
+    "KINESIS_ACCESS_DENIED": lambda world: world.write(allow(world.target, "kinesis:PutRecord*")),
+    "KINESIS_KMS_ACCESS_DENIED": lambda world: world.write(allow("*", "kinesis:PutRecord*", "kms:GenerateDataKey")),
+    "KINESIS_OVERSIZE_RECORD": lambda world: world.call.kinesis.update_max_record_size(StreamARN=world.target, MaxRecordSizeInKiB=10240),
+    "KINESIS_THROUGHPUT_EXCEEDED": lambda world: world.call.kinesis.update_shard_count(
+        StreamName="s", TargetShardCount=2, ScalingType="UNIFORM_SCALING"
+    ),
+    "CLUSTER_CMK_INACCESSIBLE": lambda world: world.call.kms.enable_key(
+        KeyId=world.aws.dsql.cluster(world.cluster).kms_key.rpartition("/")[2]
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", get_args(Reason))
+async def test_a_control_call_brings_every_cause_about_and_the_aws_call_that_mends_it_ends_it(world: World, reason: str) -> None:
+    await world.begin()
+    await world.create()
+    told = await control(world.aws, "cause", cluster=world.cluster, stream=world.stream, reason=reason)
+    final = reason == "KINESIS_STREAM_NOT_FOUND"
+    assert (told["status"], told["reason"]) == ("FAILED" if final else "IMPAIRED", reason)
+    assert (told["waiting"] > 0) is not final
+    assert await world.status() == (told["status"], reason)
+    if reason in MENDS:
+        await MENDS[reason](world)
+    elif not final:
+        await control(world.aws, "cdc", cluster=world.cluster, stream=world.stream, impair="")
+    assert (await world.status())[0] == ("FAILED" if final else "ACTIVE")
+    assert world.aws.dsql.stream(world.cluster, world.stream).waiting == 0
+    assert final or world.arrived == 16

@@ -1,0 +1,90 @@
+"""Taking down what `apply` made for this pipeline, and nothing else: what carries no tag of ours stays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from dsqlcdc.errors import Unavailable
+from dsqlcdc.streams import cdc, role, target
+from dsqlcdc.streams.desired import Desired
+from dsqlcdc.streams.observed import CdcStream, Observed
+from dsqlcdc.streams.plan import Action, Plan
+from dsqlcdc.streams.wanted import ours, target_arn
+from dsqlcdc.streams.work import Work
+
+
+def deletion(desired: Desired, observed: Observed, *, everything: bool) -> Plan:
+    """What `delete` would delete, in its order, and why it leaves the rest. `everything`: the Kinesis stream too, with its records. Pure."""
+    notes: list[str] = []
+    live = [one for one in observed.streams if one.status not in ("DELETING", "DELETED")]
+    mine = [one for one in live if ours(one.tags, desired)]
+    stay = [one for one in live if one not in mine]
+    actions = [
+        Action(action="delete", resource="cdc_stream", name=f"{desired.cluster}/{one.id}", detail=_delivers(one), step="stream")
+        for one in mine
+    ]
+    arn = target_arn(desired, observed)
+    notes += [f"CDC stream {one.id} into {desired.target.name} stays: `apply` did not make it" for one in stay if one.target == arn]
+    actions += _role(desired, observed, stay, notes)
+    actions += _target(desired, observed, [one for one in stay if one.target == arn], notes, everything=everything)
+    return Plan(actions=actions, notes=notes)
+
+
+def _delivers(stream: CdcStream) -> str:
+    return f"{cdc.in_words(stream)}, into {stream.target.rpartition('/')[2]}; what is committed from then on is delivered by nobody"
+
+
+def _role(desired: Desired, observed: Observed, stay: Sequence[CdcStream], notes: list[str]) -> list[Action]:
+    there = observed.role
+    if there is None:
+        return []
+    foreign = [*there.attached, *(name for name in there.inline if not name.startswith("dsqlcdc-"))]
+    if not ours(there.tags, desired):
+        notes.append(f"role {there.name} stays: `apply` did not make it")
+    elif any(one.role == there.arn for one in stay):
+        notes.append(f"role {there.name} stays: another CDC stream writes with it")
+    elif foreign:
+        notes.append(f"role {there.name} stays: it has policies that `apply` did not write ({', '.join(foreign)})")
+    else:
+        detail = f"with its policies {', '.join(there.inline)}" if there.inline else "it has no policies"
+        return [Action(action="delete", resource="iam_role", name=there.name, detail=detail, step="role")]
+    return []
+
+
+def _target(desired: Desired, observed: Observed, writers: Sequence[CdcStream], notes: list[str], *, everything: bool) -> list[Action]:
+    there = observed.target
+    if there is None or there.status == "DELETING":
+        return []
+    if not everything:
+        notes.append(f"Kinesis stream {there.name} stays with the records in it: --all deletes it too")
+    elif not ours(there.tags, desired):
+        notes.append(f"Kinesis stream {there.name} stays: `apply` did not make it")
+    elif writers:
+        notes.append(f"Kinesis stream {there.name} stays: CDC stream {writers[0].id} writes into it")
+    else:
+        return [
+            Action(action="delete", resource="kinesis_stream", name=there.name, detail="with all records in it, read or not", step="target")
+        ]
+    return []
+
+
+async def delete(plan: Plan, work: Work, *, deadline: float = 600.0) -> None:
+    """Delete what the plan says, the CDC streams first, each waited for; what has gone meanwhile is fine.
+
+    Raises Misconfigured and Stopped from AWS, Unavailable (E179) when `deadline` seconds have passed. Whenever it is cancelled or raises,
+    what was deleted stays so, and a new plan goes on from there.
+    """
+    try:
+        async with asyncio.timeout(deadline):
+            for action in plan.actions:
+                work.say(f"delete {action.resource} {action.name}")
+                if action.step == "stream":
+                    await cdc.delete(work, action.name.rpartition("/")[2])
+                elif action.step == "target":
+                    await target.delete(work)
+                else:
+                    await role.delete(work)
+    except TimeoutError as error:
+        what, where = f"not everything was deleted within {deadline:g} s", f"cluster {work.desired.cluster}"
+        raise Unavailable(what, where=where, run="dsqlcdc stream delete CONFIG, which goes on from here", code="E179") from error

@@ -1,0 +1,84 @@
+"""What stands in the way of a plan, said plainly: no cluster, an idle one, no room, an unusable key, a Deny. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dsqlcdc.errors import Misconfigured
+from dsqlcdc.streams.desired import Desired
+from dsqlcdc.streams.observed import CdcStream, Observed
+from dsqlcdc.streams.policies import trust_faults
+from dsqlcdc.streams.wanted import granted, ours
+
+QUOTA = 5
+"""CDC streams a cluster may have; AWS does not raise it (spec §5)."""
+AWAKE = ("ACTIVE", "CREATING", "UPDATING", "PENDING_SETUP")
+"""Statuses of a cluster that is ACTIVE, or will be by itself."""
+
+
+def first_obstacle(desired: Desired, observed: Observed, stream: CdcStream | None, *, made: bool) -> Misconfigured | None:
+    """The first thing that somebody must see to before anything is changed. `made`: a CDC stream is to be created."""
+    found = _cluster(desired, observed, made=made) or _key(desired, observed)
+    held = [one for one in observed.streams if one.status not in ("DELETING", "DELETED")]
+    if found is None and made and stream is None and len(held) >= QUOTA:
+        return quota(desired, held)
+    return found or _role(desired, observed)
+
+
+def _cluster(desired: Desired, observed: Observed, *, made: bool) -> Misconfigured | None:
+    where = f"stream.cluster {desired.cluster}"
+    if observed.cluster is None:
+        why = f"account {observed.account} has none of this name in {observed.region}; cluster, streams and role are in one account and Region"
+        return Misconfigured("there is no such cluster", where=where, why=why, run="aws dsql list-clusters", code="E171")
+    return asleep(desired, observed.cluster.status) if made and observed.cluster.status not in AWAKE else None
+
+
+def asleep(desired: Desired, status: str) -> Misconfigured:
+    """No CDC stream can be made of the cluster as it is."""
+    why = f"it is {status}, and a CDC stream is made of an ACTIVE cluster only"
+    run = f"aws dsql get-cluster --identifier {desired.cluster}"
+    if status in ("IDLE", "INACTIVE"):
+        run = "psql, to connect to it and so wake it; then the same again"
+    return Misconfigured("the cluster is not ACTIVE", where=f"stream.cluster {desired.cluster}", why=why, run=run, code="E172")
+
+
+def quota(desired: Desired, held: Sequence[CdcStream]) -> Misconfigured:
+    """The cluster has as many CDC streams as it may."""
+    listed = ", ".join(f"{one.id} ({one.status}, into {one.target.rpartition('/')[2]})" for one in held) or "see the list"
+    why = f"a cluster has {QUOTA} at the most, and AWS does not raise that: {listed}"
+    run = f"aws dsql delete-stream --cluster-identifier {desired.cluster} --stream-identifier ID, for one that nobody needs"
+    return Misconfigured(
+        "the cluster has no room for another CDC stream", where=f"cluster {desired.cluster}", why=why, run=run, code="E173"
+    )
+
+
+def _key(desired: Desired, observed: Observed) -> Misconfigured | None:
+    wanted = desired.target.kms_key
+    if not wanted or wanted.endswith("alias/aws/kinesis"):
+        return None
+    if observed.key is None:
+        why, run = f"there is none in {observed.region}", "aws kms list-aliases"
+    elif observed.key.state != "Enabled":
+        why, run = f"it is {observed.key.state}", f"aws kms enable-key --key-id {observed.key.arn}"
+    else:
+        return None
+    return Misconfigured("the KMS key cannot be used", where=f"stream.kinesis.kms_key {wanted}", why=why, run=run, code="E176")
+
+
+def _role(desired: Desired, observed: Observed) -> Misconfigured | None:
+    """What adding statements does not mend: an explicit Deny."""
+    role = observed.role
+    if role is None:
+        return None
+    denied = [action for action, said in granted(desired, observed, role).items() if said == "denied"]
+    mine = ours(role.tags, desired)
+    faults = trust_faults(
+        role.trust, account=observed.account, region=observed.region, cluster=desired.cluster, partition=observed.partition
+    )
+    said = [fault.what for fault in faults if fault.kind == "denied" and not mine]
+    said += [f"its policies deny {', '.join(denied)}"] if denied else []
+    if not said:
+        return None
+    run = f"aws iam get-role --role-name {role.name}"
+    what = "a policy of the role denies DSQL what it needs"
+    return Misconfigured(what, where=f"iam role {role.name}", why="; ".join(said), run=run, code="E175")
