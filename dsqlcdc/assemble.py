@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -33,18 +33,23 @@ from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.stores.s3_dead_letters import S3DeadLetters
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
+from dsqlcdc.streams.clients import Clients, open_clients
+from dsqlcdc.streams.deeds import acting_name
 from dsqlcdc.streams.desired import Desired, Target
+from dsqlcdc.streams.health import Event
+from dsqlcdc.streams.watch import Watch, log_event
 
 _ROOM = 96 * 1024 * 1024
 """Bytes in flight of one pipeline, at least: a few of the largest rows, and one batch being written while the next one fills."""
 
 
 class Assembly(msgspec.Struct, frozen=True):
-    """What one process runs: the pipelines, one a sink, and what they share."""
+    """What one process runs: the pipelines, one a sink, and what they share. `watch`: of the CDC stream, where the config has one."""
 
     pipelines: Sequence[Pipeline]
     sources: Sequence[KinesisSource]
     checkpoints: CheckpointStore
+    watch: Watch | None = None
 
     def statuses(self) -> Sequence[Status]:
         return [pipeline.status() for pipeline in self.pipelines]
@@ -154,6 +159,33 @@ def _model(path: str | None) -> Model | None:
     return read
 
 
+def make_watch(config: Config, checkpoints: CheckpointStore, tell: Callable[[Event], None] = log_event) -> Watch:
+    """The watch over the CDC stream of the config; `tell` hears its events. Raises ConfigError where the config has none."""
+    desired, memory = desired_of(config), config.state.type == "memory"
+
+    @asynccontextmanager
+    async def lease() -> AsyncGenerator[CheckpointStore, None]:
+        if memory:  # nobody else can know of it
+            yield checkpoints
+            return
+        store = open_checkpoints(config)  # its own: what is held is let go by closing it
+        try:
+            await store.hold(acting_name(desired))
+            yield store
+        finally:
+            await store.close()
+
+    def clients() -> AbstractAsyncContextManager[Clients]:
+        return open_clients(aws_of(config), desired, deadline=60.0)
+
+    return Watch(desired, clients, checkpoints, lease, durable=not memory, tell=tell, clock=time.time, random=random.random)
+
+
+def _always() -> float:
+    """Nobody watches the CDC stream: what is not there in time is missing."""
+    return 0.0
+
+
 @asynccontextmanager
 async def assemble(config: Config, *, once: bool = False, deadline: float | None = None) -> AsyncGenerator[Assembly, None]:
     """Open everything a run needs and make its pipelines; leaving closes it all.
@@ -164,6 +196,7 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
     checkpoints, letters, fragments = open_checkpoints(config), open_dead_letters(config), open_fragments(config)
     try:
         await letters.prepare()
+        watch = make_watch(config, checkpoints) if config.stream is not None else None
         tables, source = make_tables(config), config.source
         limits = ReadLimits(source.reads_per_second, source.bytes_per_second)
         async with open_feeds(
@@ -203,10 +236,11 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                             max_age=config.fragments.max_age,
                             room=max(_ROOM, int(destination.batching.bytes * 1.5)),
                             deadline=deadline,
+                            complete_since=watch.complete_since if watch is not None else _always,
                         )
                     )
                 )
-            yield Assembly(pipelines, sources, checkpoints)
+            yield Assembly(pipelines, sources, checkpoints, watch)
     finally:
         await fragments.close()
         await letters.close()

@@ -37,7 +37,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """All that one run of one sink's pipeline is made of.
 
     `lateness` and `max_age` (of waiting parts), `commit_every`, `drain` and `deadline` are seconds; `deadline` is how long anything may stay
-    unavailable (None: for ever); `room` are the bytes in flight between intake and settlement.
+    unavailable (None: for ever); `room` are the bytes in flight between intake and settlement. `complete_since`: what arrived before (seconds
+    since the epoch) may have parts that are still to be delivered, however old it is; infinite while nobody knows how long that goes on.
     """
 
     name: Name
@@ -58,6 +59,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     drain: float = 30.0
     deadline: float | None = None
     backoff: Backoff = Backoff(0.1, 30.0)
+    complete_since: Callable[[], float] = lambda: 0.0
 
 
 class Pipeline:
@@ -249,7 +251,8 @@ class Pipeline:
                     self._delivery.starve()
                     await self._room.free()
                 if loop.time() >= due:
-                    await intake.expire(recipe.source.slowest() - recipe.max_age)
+                    before = recipe.source.slowest() - recipe.max_age
+                    await intake.expire(before if before >= recipe.complete_since() else 0.0)  # 0: only what is beyond the store's bytes
                     due = loop.time() + _EXPIRY_CHECK
         return True
 

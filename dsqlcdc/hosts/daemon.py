@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from dsqlcdc.core.patience import until
 from dsqlcdc.core.pipeline import Pipeline
 from dsqlcdc.core.telemetry import Status
 from dsqlcdc.errors import Fault, Lost, Stopped
+from dsqlcdc.streams.watch import Watch
 
 log = logging.getLogger("dsqlcdc.daemon")
 
@@ -67,6 +68,8 @@ async def run(
         assembly = await until(stack.enter_async_context(assemble(config, once=once, deadline=deadline)), stop)
         if assembly is None:
             return Result((), {}, 0)
+        if assembly.watch is not None:
+            await stack.enter_async_context(_watching(assembly.watch))
         for watcher in watchers:
             await stack.enter_async_context(watcher(assembly))
         outcomes = await asyncio.gather(*(_one(pipeline, stop) for pipeline in assembly.pipelines))
@@ -74,6 +77,24 @@ async def run(
         statuses = [pipeline.status() for pipeline in assembly.pipelines]
         faults = {status.sink: fault for status, fault in zip(statuses, outcomes, strict=True) if fault is not None}
         return Result(statuses, faults, gaps)
+
+
+@asynccontextmanager
+async def _watching(watch: Watch) -> AsyncGenerator[None, None]:
+    """The CDC stream is looked at meanwhile. Whatever becomes of that, reading goes on."""
+
+    async def looking() -> None:
+        try:
+            await watch.run()
+        except Exception:  # a bug in the watch ends the watch, with its traceback, and no pipeline
+            log.exception("the CDC stream is not looked at any more")
+
+    task = asyncio.create_task(looking(), name="watch over the CDC stream")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _one(pipeline: Pipeline, stop: asyncio.Event) -> Fault | None:

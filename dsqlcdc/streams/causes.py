@@ -106,7 +106,8 @@ def _more_shards(facts: Facts, shards: int) -> list[Action]:
 def _on_demand(facts: Facts) -> Action:
     """Ours to do only where the config says so: the mode is what the stream costs."""
     flags = ("--stream-arn", facts.target_arn, "--stream-mode-details", "StreamMode=ON_DEMAND")
-    asked = facts.desired.target.mode == "on_demand"
+    wanted = facts.desired.target
+    asked = wanted.mode == "on_demand" and wanted.mode_named
     why = "" if asked else " To have it done from here, raise stream.kinesis.max_shards, or write mode: on_demand."
     return Action(
         what=f"Switch {facts.target_name} to on-demand mode, which AWS allows twice in 24 hours.{why}",

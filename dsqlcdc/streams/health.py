@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from dsqlcdc.core.backoff import Backoff
+from dsqlcdc.streams.causes import CAUSES, unknown
 from dsqlcdc.streams.observed import Reason
 from dsqlcdc.streams.remedies import KEPT, span
 
@@ -15,9 +16,10 @@ GONE = "GONE"
 """The status of a stream that is not there."""
 EventKind = Literal[
     "found", "creating", "active", "impaired", "reason", "mended", "failed", "deleting", "gone", "status", "replaced",
-    "unanswered", "denied", "answered", "countdown", "lagging", "caught_up",
+    "unanswered", "denied", "answered", "countdown", "escalate", "lagging", "caught_up",
+    "acting", "acted", "not_acted", "gap",
 ]  # fmt: skip
-"""What may be told of a stream. `status`: one that the service added since."""
+"""What may be told of a stream. `status`: one that the service added since. `acting` to `gap` come from whoever mends it."""
 
 REMINDERS = (5 * 86_400.0, 2 * 86_400.0, 86_400.0, 6 * 3600.0, 3600.0, 0.0)
 """Seconds before what is held back is lost, at which it is said again."""
@@ -36,8 +38,8 @@ _KINDS: dict[str, EventKind] = {
     "DELETED": "gone",
     GONE: "gone",
 }
-_ERRORS = ("impaired", "failed", "gone", "deleting", "reason", "replaced", "countdown", "denied")
-_WARNINGS = ("unanswered", "lagging", "status")
+_ERRORS = ("impaired", "failed", "gone", "deleting", "reason", "replaced", "countdown", "escalate", "denied", "gap")
+_WARNINGS = ("unanswered", "lagging", "status", "acting", "not_acted")
 
 
 Refusal = Literal["", "denied", "throttled"]
@@ -62,14 +64,14 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing worth telling. `before` and `after`: statuses, reasons or ids, as `kind` says."""
+    """One thing worth telling. `before` and `after`: statuses, reasons, ids, or what an action changes, as `kind` says."""
 
-    kind: str
+    kind: EventKind
     at: float
     stream: str
     what: str
-    before: str = ""
-    after: str = ""
+    before: Any = ""
+    after: Any = ""
 
     @property
     def level(self) -> Literal["info", "warning", "error"]:
@@ -80,7 +82,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What is known after some looks. Times are seconds since the epoch, 0 unknown.
 
     `since`: how long the status is known to last. `healthy_at`: the last look at this stream that saw it ACTIVE. `broken_since`: from
-    then on changes may be held back; 0 while none are. `unanswered`: looks in a row without an answer; `throttled`: those that were.
+    then on changes may be held back; 0 while none are. `mended_at`: the last look that saw them let go. `unanswered`: looks in a row
+    without an answer; `throttled`: those that were.
     """
 
     status: str = ""
@@ -96,6 +99,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     fault: str = ""
     after: float = 0.0
     reminded: int = 0
+    escalated: str = ""
+    mended_at: float = 0.0
     lag: float | None = None
     lagging: bool = False
 
@@ -159,6 +164,8 @@ def _status(known: Health, look: Look) -> tuple[Health, Sequence[Event]]:
         healthy_at=healthy,
         broken_since=broken,
         reminded=known.reminded if held else 0,
+        escalated=known.escalated if held and code == known.code else "",
+        mended_at=look.at if look.status == "ACTIVE" and known.broken_since else known.mended_at,
         lag=look.lag,
     )
     if not changed:
@@ -184,14 +191,7 @@ def _began(known: Health, look: Look) -> float:
 def _passing(seen: Health, look: Look) -> tuple[Health, Sequence[Event]]:
     """What time brings: the countdown while IMPAIRED, and lag while ACTIVE."""
     if seen.impaired:
-        left = seen.kept_until - look.at
-        due = sum(left <= reminder for reminder in REMINDERS)
-        if due <= seen.reminded:
-            return seen, []
-        what = "what is held back is kept for a week: " + (
-            f"the oldest is lost {span(left)}" if left > 0 else "the week is over, and the oldest changes may be lost"
-        )
-        return msgspec.structs.replace(seen, reminded=due), [_event(look, "countdown", what)]
+        return _waiting(seen, look)
     lag = look.lag or 0.0
     if seen.status == "ACTIVE" and not seen.lagging and lag >= LAGGING:
         told = _event(look, "lagging", f"the stream is ACTIVE and {lag:.0f} s behind the database")
@@ -199,6 +199,21 @@ def _passing(seen: Health, look: Look) -> tuple[Health, Sequence[Event]]:
     if seen.lagging and lag < CAUGHT_UP:
         return msgspec.structs.replace(seen, lagging=False), [_event(look, "caught_up", "the stream has caught up with the database")]
     return seen, []
+
+
+def _waiting(seen: Health, look: Look) -> tuple[Health, Sequence[Event]]:
+    """While IMPAIRED: how long what is held back is kept, and that it takes longer than it should."""
+    events: list[Event] = []
+    left = seen.kept_until - look.at
+    due = sum(left <= reminder for reminder in REMINDERS)
+    if due > seen.reminded:
+        fate = f"the oldest is lost {span(left)}" if left > 0 else "the week is over, and the oldest changes may be lost"
+        events.append(_event(look, "countdown", f"what is held back is kept for a week: {fate}"))
+    late = look.at - seen.broken_since >= (CAUSES.get(seen.code) or unknown(seen.code)).within
+    if late and not seen.escalated:
+        what = f"it has been IMPAIRED for {look.at - seen.broken_since:.0f} s, longer than it should: somebody must look at its remedy"
+        events.append(_event(look, "escalate", what))
+    return msgspec.structs.replace(seen, reminded=max(due, seen.reminded), escalated=seen.code or "-" if late else seen.escalated), events
 
 
 def pause(health: Health, poll: float, random: Callable[[], float]) -> float:

@@ -46,7 +46,7 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     def as_json(self) -> dict[str, Any]:
         """The face that users see, in `stream status`, `doctor`, `/status` and the page: times as RFC 3339, null where unknown."""
         body: dict[str, Any] = msgspec.to_builtins(self)
-        body["since"], body["kept_until"] = _moment(self.since), _moment(self.kept_until)
+        body["since"], body["kept_until"] = moment(self.since), moment(self.kept_until)
         body["can_apply"] = self.can_apply
         return body
 
@@ -64,7 +64,7 @@ def remedy(
     status = status or (stream.status if stream is not None else "GONE")
     facts = Facts(desired=desired, observed=observed, stream=stream)
     if stream is None:
-        return _absent(desired, status)
+        return _absent(desired, observed, status)
     cause = CAUSES.get(code) or unknown(code)
     actions, expect, within = cause.actions(facts), cause.expect, cause.within
     began = min((at for at in (since, stream.reason.updated_at if stream.reason is not None else 0.0) if at), default=0.0)
@@ -96,23 +96,44 @@ def remedy_of(desired: Desired, observed: Observed, *, since: float = 0.0) -> Re
     return remedy(code, desired, observed, stream=stream, since=since)
 
 
-def _again(facts: Facts) -> Action:
-    assert facts.stream is not None
-    what = "Delete the CDC stream and create it again. What was committed since it last delivered is lost: the gap is recorded."
-    return Action(
-        what=what,
-        command=command("dsqlcdc", "stream", "apply", "CONFIG", "--replace"),
-        kind="recreate",
-        before=facts.stream.id,
-        after="new",
+def blind(code: str, desired: Desired, status: str, *, since: float = 0.0) -> Remedy:
+    """The remedy where only the CDC stream could be looked at: nothing is confirmed, and nothing applied."""
+    cause = CAUSES.get(code) or unknown(code)
+    final = status == "FAILED"
+    mends = f"{cause.mends[:1].upper()}{cause.mends[1:]}."
+    actions = [Action(what=mends, command=command("dsqlcdc", "doctor", "CONFIG"))]
+    if final:
+        actions.append(Action(what=_AGAIN, command=_REPLACE))
+    return Remedy(
+        error=code,
+        status=status,
+        explanation=cause.explanation,
+        recoverable=cause.recoverable and not final,
+        checks=[],
+        actions=actions,
+        expect=CAUSES["KINESIS_STREAM_NOT_FOUND"].expect if final else cause.expect,
+        within=cause.within,
+        since=since,
+        kept_until=since + KEPT if since and status == "IMPAIRED" else 0.0,
+        policy=desired.policy(code),
     )
 
 
-def _absent(desired: Desired, status: str) -> Remedy:
+_AGAIN = "Delete the CDC stream and create it again. What was committed since it last delivered is lost: the gap is recorded."
+_REPLACE = command("dsqlcdc", "stream", "apply", "CONFIG", "--replace")
+
+
+def _again(facts: Facts) -> Action:
+    assert facts.stream is not None
+    return Action(what=_AGAIN, command=_REPLACE, kind="recreate", before=facts.stream.id, after="new")
+
+
+def _absent(desired: Desired, observed: Observed, status: str) -> Remedy:
+    missing = "" if observed.cluster is not None else f" There is no such cluster in account {observed.account}, {observed.region}."
     return Remedy(
         error="",
         status=status,
-        explanation=f"No CDC stream of cluster {desired.cluster} writes to {desired.target.name}: no change is delivered.",
+        explanation=f"No CDC stream of cluster {desired.cluster} writes to {desired.target.name}: no change is delivered.{missing}",
         recoverable=False,
         checks=[],
         actions=[Action(what="Create it.", command=command("dsqlcdc", "stream", "apply", "CONFIG"))],
@@ -137,7 +158,7 @@ def text(remedy: Remedy, now: float) -> list[str]:
             lines.append(f"    {action.command}")
     lines.append(f"Then: {remedy.expect}")
     if remedy.kept_until:
-        lines.append(f"What is held back is kept until {_moment(remedy.kept_until)}, {span(remedy.kept_until - now)}.")
+        lines.append(f"What is held back is kept until {moment(remedy.kept_until)}, {span(remedy.kept_until - now)}.")
     return lines
 
 
@@ -158,5 +179,6 @@ def span(seconds: float) -> str:
     return "less than a minute from now"
 
 
-def _moment(seconds: float) -> str | None:
+def moment(seconds: float) -> str | None:
+    """RFC 3339 in UTC, to the second; None where unknown."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if seconds else None

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsqlcdc.streams.facts import Action, Check, Facts, command, describe, get_role
-from dsqlcdc.streams.policies import SERVICE, WRITE_ACTIONS, Grant, TrustFault, grants, trust_faults, trust_policy, write_policy
+from dsqlcdc.streams.policies import SERVICE, WRITE_ACTIONS, Grant, TrustFault, grants, trust_faults
 from dsqlcdc.streams.policies.documents import KEY_ACTION, via_kinesis
-from dsqlcdc.streams.policies.grants import statements
+from dsqlcdc.streams.wanted import policy_name, wanted_policy, wanted_trust
 
 
 def _role_exists(facts: Facts) -> Check:
@@ -39,12 +39,11 @@ def _trust_faults(facts: Facts, trust: Mapping[str, Any]) -> Sequence[TrustFault
 
 def role_actions(facts: Facts) -> Sequence[Action]:
     seen, role = facts.observed, facts.observed.role
-    wanted = trust_policy(seen.region, seen.account, facts.desired.cluster, seen.partition)
+    wanted = wanted_trust(facts.desired, seen)
     if role is None or not facts.role_is_known:
         return _new_role(facts, wanted)
     if not any(fault.shuts_out for fault in _trust_faults(facts, role.trust)):
         return [_wait(facts)]
-    wanted = mended_trust(role.trust, wanted)
     denied = any(fault.shuts_out for fault in _trust_faults(facts, wanted))
     denial = " A statement denies it: change that first." if denied else ""
     return [
@@ -71,12 +70,6 @@ def _new_role(facts: Facts, trust: Mapping[str, Any]) -> Sequence[Action]:
         after=trust,
     )
     return [made, *policy_actions(facts)] if facts.role_is_known else [made]
-
-
-def mended_trust(trust: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The trust policy with its statements for DSQL alone replaced; what it says of others, and what it denies, stays."""
-    kept = [one for one in statements(trust) if one.get("Effect") != "Allow" or one.get("Principal") != {"Service": SERVICE}]
-    return {**wanted, "Statement": [*kept, *wanted["Statement"]]}
 
 
 def _wait(facts: Facts) -> Action:
@@ -112,7 +105,7 @@ def policy_checks(facts: Facts) -> Sequence[Check]:
 
 def policy_actions(facts: Facts) -> Sequence[Action]:
     """Nothing that a Deny would undo: that is for whoever wrote it."""
-    role, wanted, name = facts.observed.role, write_policy(facts.target_arn, facts.key_arn), policy_name(facts.target_name)
+    role, wanted, name = facts.observed.role, wanted_policy(facts.desired, facts.observed), policy_name(facts.desired)
     mendable = facts.role_is_known and not _denied(facts)
     if role is not None and facts.role_is_known and not any(check.confirms for check in (_writes(facts), *_uses_key(facts))):
         return [_wait(facts)]
@@ -128,11 +121,6 @@ def policy_actions(facts: Facts) -> Sequence[Action]:
             after=wanted,
         )
     ]
-
-
-def policy_name(target: str) -> str:
-    """Of the inline policy that lets the role write to a Kinesis stream."""
-    return f"write-{target}"[:128]
 
 
 def _denied(facts: Facts) -> bool:

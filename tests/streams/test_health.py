@@ -225,3 +225,9 @@ def test_throttling_makes_looks_rarer_and_the_services_word_counts() -> None:
 def test_an_answer_ends_the_backing_off() -> None:
     health, _ = tell([look("ACTIVE"), *(silence(NOW + n, "throttled") for n in range(1, 8)), look("ACTIVE", NOW + 9)])
     assert pause(health, 60.0, lambda: 0.0) == 60.0
+
+
+def test_what_takes_longer_than_it_should_is_told_once_for_each_reason() -> None:
+    history = [look("IMPAIRED", NOW + 600.0 * n, "ROLE_ACCESS_DENIED", updated=NOW) for n in range(8)]
+    history += [look("IMPAIRED", NOW + 4800.0 + n, "INTERNAL_ERROR", updated=NOW) for n in range(3)]
+    assert [event.at - NOW for event in tell(history)[1] if event.kind == "escalate"] == [1800.0, 4800.0]

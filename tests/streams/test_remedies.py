@@ -164,17 +164,23 @@ def test_where_there_is_no_stream_the_remedy_is_to_make_one() -> None:
     assert (found.status, [action.command for action in found.actions]) == ("GONE", ["dsqlcdc stream apply CONFIG"])
 
 
-def test_mending_trust_keeps_what_it_says_of_others() -> None:
+def test_mending_trust_keeps_what_a_role_of_others_says() -> None:
     other = {"Effect": "Allow", "Principal": {"Service": "firehose.amazonaws.com"}, "Action": "sts:AssumeRole"}
-    cluster_arn = {"ArnLike": {"aws:SourceArn": "arn:aws:dsql:us-east-1:123456789012:cluster/abcdefghijklmnopqrstuvwx26"}}
-    wrong = {"Effect": "Allow", "Principal": {"Service": "dsql.amazonaws.com"}, "Action": "sts:AssumeRole", "Condition": cluster_arn}
+    condition = {"ArnLike": {"aws:SourceArn": "arn:aws:dsql:us-east-1:123456789012:cluster/abcdefghijklmnopqrstuvwx26"}}
+    wrong: dict[str, Any] = {
+        "Effect": "Allow",
+        "Principal": {"Service": "dsql.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+        "Condition": condition,
+    }
     stream = cdc("IMPAIRED", "ROLE_ACCESS_DENIED")
     found = remedy("ROLE_ACCESS_DENIED", desired(), observed(stream, role=role(trust={"Statement": [other, wrong]})))
     assert [check.confirms for check in found.checks] == [False, True]
     mended = found.actions[0].after["Statement"]
-    assert mended[0] == other
-    assert wrong not in mended
-    assert len(mended) == 2
+    assert mended[:2] == [other, wrong]
+    ours = role(trust={"Statement": [other, wrong]}, tags={"dsqlcdc:pipeline": "orders"})
+    found = remedy("ROLE_ACCESS_DENIED", desired(), observed(stream, role=ours))
+    assert len(found.actions[0].after["Statement"]) == 1
 
 
 def test_a_denial_is_left_to_whoever_wrote_it() -> None:
