@@ -11,8 +11,9 @@ from dsqlcdc.doctor.stream import APPLY, Seen
 from dsqlcdc.streams.desired import Desired
 from dsqlcdc.streams.facts import command
 from dsqlcdc.streams.observed import RoleState
-from dsqlcdc.streams.policies import TrustFault, grants, trust_faults, trust_policy, write_policy
+from dsqlcdc.streams.policies import TrustFault, grants, trust_faults
 from dsqlcdc.streams.policies.documents import KEY_ACTION, via_kinesis
+from dsqlcdc.streams.wanted import policy_name, wanted_policy, wanted_trust
 
 WRITES = ("kinesis:PutRecord", "kinesis:PutRecords")
 """Without these DSQL delivers nothing; the other two of WRITE_ACTIONS it may miss."""
@@ -41,7 +42,7 @@ def _trust(desired: Desired, seen: Seen, role: RoleState, stream: str) -> Iterat
     at = seen.observed
     faults = trust_faults(role.trust, account=at.account, region=at.region, cluster=desired.cluster, partition=at.partition, stream=stream)
     for code, some in _by_code(faults).items():
-        wanted = trust_policy(at.region, at.account, desired.cluster, at.partition)
+        wanted = wanted_trust(desired, at)
         run = command("aws", "iam", "update-assume-role-policy", "--role-name", role.name, policy_document=wanted)
         what = {
             "E416": "the trust policy may keep DSQL out",
@@ -83,8 +84,8 @@ def _rights(desired: Desired, seen: Seen, role: RoleState, boundary: Mapping[str
         elif answer != "allowed":
             explicit |= answer == "denied"
             missing.setdefault(code, []).append(f"{action} on {resource} is {answer}")
-    wanted = write_policy(arn, key)
-    flags = ("--role-name", role.name, "--policy-name", f"write-{desired.target.name}")
+    wanted = wanted_policy(desired, at)
+    flags = ("--role-name", role.name, "--policy-name", policy_name(desired))
     remedy = f"It needs {json.dumps(wanted)}\nRun: {command('aws', 'iam', 'put-role-policy', *flags, policy_document=wanted)}"
     where = f"iam role {role.name}"
     if explicit:

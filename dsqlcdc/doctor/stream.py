@@ -12,6 +12,7 @@ from dsqlcdc.streams.desired import Desired
 from dsqlcdc.streams.facts import command
 from dsqlcdc.streams.observed import CdcStream, KeyState, Observed, TargetState
 from dsqlcdc.streams.remedies import remedy_of, text
+from dsqlcdc.streams.wanted import same_key, target_arn
 
 Part = Literal["cluster", "streams", "target", "role", "boundary", "key", "cluster key"]
 APPLY = "Run: dsqlcdc stream apply CONFIG"
@@ -26,10 +27,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     cluster_key: KeyState | None = None
 
     def target_arn(self, desired: Desired) -> str:
-        seen = self.observed
-        if seen.target is not None:
-            return seen.target.arn
-        return f"arn:{seen.partition}:kinesis:{seen.region}:{seen.account}:stream/{desired.target.name}"
+        return target_arn(desired, self.observed)
 
     def stream(self, desired: Desired) -> CdcStream | None:
         return self.observed.stream_into(self.target_arn(desired))
@@ -131,7 +129,7 @@ def check_retention(name: str, hours: float, wanted: int | None) -> Iterator[Fin
 def _encryption(desired: Desired, seen: Seen, target: TargetState) -> Iterator[Finding]:
     wanted, key = desired.target.kms_key, seen.observed.key
     ours = target.kms_key and target.kms_key not in ("alias/aws/kinesis",) and not target.kms_key.endswith(":alias/aws/kinesis")
-    if wanted is not None and not _same_key(wanted, target.kms_key, key):
+    if wanted is not None and not same_key(wanted, target.kms_key, seen.observed):
         flags = ("--stream-name", target.name, "--encryption-type", "KMS", "--key-id", wanted)
         run = f"Run: {command('aws', 'kinesis', 'start-stream-encryption', *flags)}"
         why = f"its key is {target.kms_key or 'none'}, the config says {wanted}"
@@ -140,13 +138,6 @@ def _encryption(desired: Desired, seen: Seen, target: TargetState) -> Iterator[F
         why = f"it is {key.state}" if key is not None else "there is no such key"
         why += "; nothing can be written to the stream, nor read from it"
         yield found("E411", "the KMS key cannot be used", where=target.kms_key, why=why, remedy=_enable(target.kms_key, key))
-
-
-def _same_key(wanted: str, there: str, key: KeyState | None) -> bool:
-    """As far as it can be told: a key may be named by its id, ARN or alias."""
-    if wanted == there or there.endswith(f":key/{wanted}") or there.endswith(f":{wanted}"):
-        return True
-    return key is not None and there != "" and key.arn.endswith(there.rpartition("/")[2])
 
 
 def _enable(key: str, state: KeyState | None) -> str:

@@ -14,7 +14,6 @@ from botocore.loaders import Loader
 
 from dsqlcdc.aws import Aws, client
 from dsqlcdc.cli.app import invoke
-from dsqlcdc.streams.provision import Plan, provision
 from dsqlcdc.testing.local import LocalAws
 
 LOADER = Loader(extra_search_paths=[str(Path(botocore.__file__).parent / "data")])
@@ -39,14 +38,11 @@ class Shop:
         self.aws, self.directory, self._capsys = aws, directory, capsys
         self.config = directory / "dsqlcdc.yaml"
         self.account = Aws(region="us-east-1", endpoint_url=aws.endpoint)
-        self.cluster = asyncio.run(self._provision())
+        self.cluster = str(self.ask("dsql", lambda dsql: dsql.create_cluster(deletionProtectionEnabled=False))["identifier"])
+        self.ask("s3", lambda s3: s3.create_bucket(Bucket=BUCKET))
         self.write()
-
-    async def _provision(self) -> str:
-        made = await provision(Plan(stream=STREAM, role=ROLE, shards=4, retention_hours=168), self.account, poll=0.05)
-        async with client("s3", self.account) as s3:
-            await s3.create_bucket(Bucket=BUCKET)
-        return made.cluster
+        assert invoke(["stream", "apply", str(self.config), "--yes"]) == 0
+        capsys.readouterr()
 
     def write(self, *, tables: str = TABLES, sinks: str = SINKS, stream: str | None = "", more: str = "") -> None:
         """The config; `stream`: keys of its block beside the cluster and the mode, None: no block."""

@@ -31,7 +31,7 @@ def test_without_a_stream_block_the_consumers_side_is_checked_and_that_is_said(s
 
 
 def test_findings_have_every_member_and_errors_come_first(shop: Shop) -> None:
-    shop.ask("iam", lambda iam: iam.delete_role_policy(RoleName=ROLE, PolicyName=f"write-{STREAM}"))
+    shop.ask("iam", lambda iam: iam.delete_role_policy(RoleName=ROLE, PolicyName=f"dsqlcdc-write-{STREAM}"))
     shop.write(tables="{}", sinks="{lake: {type: s3, bucket: nowhere, prefix: cdc/}}", more="state: {type: memory}")
     shop.aws.commit(cluster=shop.cluster, transactions=20)
     code, told, _ = shop.doctor()
@@ -108,7 +108,7 @@ def test_a_trust_policy_that_names_the_cluster_is_named_as_that(shop: Shop) -> N
 
 
 def test_a_role_that_may_not_write_is_named_with_the_policy_it_needs(shop: Shop) -> None:
-    shop.ask("iam", lambda iam: iam.delete_role_policy(RoleName=ROLE, PolicyName=f"write-{STREAM}"))
+    shop.ask("iam", lambda iam: iam.delete_role_policy(RoleName=ROLE, PolicyName=f"dsqlcdc-write-{STREAM}"))
     shop.aws.commit(cluster=shop.cluster, transactions=1)
     found = shop.findings("error")
     assert found.keys() == {"E419", "KINESIS_ACCESS_DENIED"}
@@ -117,7 +117,7 @@ def test_a_role_that_may_not_write_is_named_with_the_policy_it_needs(shop: Shop)
 
 
 def test_a_missing_role_is_an_error(shop: Shop) -> None:
-    shop.ask("iam", lambda iam: iam.delete_role_policy(RoleName=ROLE, PolicyName=f"write-{STREAM}"))
+    shop.ask("iam", lambda iam: iam.delete_role_policy(RoleName=ROLE, PolicyName=f"dsqlcdc-write-{STREAM}"))
     shop.ask("iam", lambda iam: iam.delete_role(RoleName=ROLE))
     shop.aws.commit(cluster=shop.cluster, transactions=1)
     assert shop.findings("error").keys() == {"E413", "ROLE_ACCESS_DENIED"}
