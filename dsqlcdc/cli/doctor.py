@@ -9,12 +9,16 @@ import typer
 
 from dsqlcdc.cli.output import emit, emit_json, printable, say
 from dsqlcdc.cli.shape import AsJson, ConfigFile, Yes, application
+from dsqlcdc.errors import ConfigError
 
 if TYPE_CHECKING:
     from dsqlcdc.config import Config
     from dsqlcdc.hosts.doctor import Report
 
 app = application()
+
+_PATIENCE = 120.0
+"""Seconds for what --fix does, the waiting for the CDC stream to get well included."""
 
 
 @app.command()
@@ -35,7 +39,7 @@ def doctor(
     from dsqlcdc.config import load
 
     logging.getLogger("dsqlcdc").addHandler(logging.NullHandler())  # what is worth saying is a finding
-    report = asyncio.run(_round(load(Path(config)), fix=fix, yes=yes))
+    report = asyncio.run(_round(load(Path(config)), str(config), fix=fix, yes=yes, quiet=as_json))
     if as_json:
         emit_json(report.as_json())
     else:
@@ -43,9 +47,34 @@ def doctor(
     raise typer.Exit(0 if report.ok else 1)
 
 
-async def _round(config: Config, *, fix: bool, yes: bool) -> Report:
-    from dsqlcdc.hosts.doctor import examine
+async def _round(config: Config, path: str, *, fix: bool, yes: bool, quiet: bool) -> Report:
+    from dsqlcdc.cli.selection import asked
+    from dsqlcdc.errors import Fault
+    from dsqlcdc.hosts.doctor import changes_of, examine, mending
+    from dsqlcdc.streams.apply import apply
 
+    report = await examine(config)
+    if not fix:
+        return report
+    if not any(finding.fixable for finding in report.findings):
+        say("There is nothing that --fix can do.")
+        return report
+    if not quiet:
+        render(report)
+    try:
+        async with mending(config, say) as (plan, work):
+            say("\n".join(["These changes would be made:", *changes_of(plan, work)]))
+            if not asked("Make them?", f"dsqlcdc doctor {path} --fix", yes=yes):
+                say("Nothing was changed.")
+                return report
+            done = await apply(plan, work, deadline=_PATIENCE)
+            if done.fault is not None:
+                say(str(done.fault))
+    except ConfigError:
+        raise
+    except Fault as fault:
+        say(str(fault))
+    say("Looking again.")
     return await examine(config)
 
 

@@ -14,6 +14,10 @@ from dsqlcdc.core.tables import Bad, Tables
 from dsqlcdc.doctor.finding import Finding, found
 
 
+ENOUGH = 100
+"""Changes in a sample from which on a table that is not among them is worth a word."""
+
+
 class Met(msgspec.Struct):
     """What was seen of a table. `keyless`: changes whose key is not known. `columns`: of its deletes, which hold the primary key."""
 
@@ -73,7 +77,7 @@ def check_tables(sample: Sample, patterns: Mapping[str, Sequence[str] | None], s
         why = f"{count} of {sample.records} records of a sample are {code}, the first: {first}"
         remedy = "Mend the row model" if code == "bad_row" else "Look for who else writes to the Kinesis stream"
         yield found("E433", "records cannot be read", why=why, remedy=f"{remedy}. Run: dsqlcdc tail CONFIG -o raw -n 20")
-    if not sample.tables:
+    if sum(met.changes for met in sample.tables.values()) < ENOUGH:
         return
     unmet = [("tables", pattern) for pattern in patterns]
     unmet += [(f"sinks.{sink.sink}.tables", pattern) for sink in sinks for pattern in sink.tables]

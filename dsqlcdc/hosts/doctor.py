@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from dsqlcdc.contract import Sink
 from dsqlcdc.doctor import keeping, tables
 from dsqlcdc.doctor.account import Account, look
 from dsqlcdc.doctor.finding import Finding, found, of_fault
+from dsqlcdc.doctor.fixes import steps_of, with_fixes, without_loss
 from dsqlcdc.doctor.place import check_place
 from dsqlcdc.doctor.reading import Reading, check_budget, read_a_little, throttled_lately
 from dsqlcdc.doctor.role import check_role
@@ -25,7 +27,13 @@ from dsqlcdc.errors import Fault, Unavailable
 from dsqlcdc.sources.kinesis_client import connect
 from dsqlcdc.sources.service import Description
 from dsqlcdc.streams.clients import open_clients
+from dsqlcdc.streams.observe import observe
+from dsqlcdc.streams.plan import Plan, plan
+from dsqlcdc.streams.remedies import diff
+from dsqlcdc.streams.wanted import policy_name, wanted_policy, wanted_trust
+from dsqlcdc.streams.work import Work
 
+QUOTA_CODE = "E173"
 PATIENCE = 15.0
 """Seconds for one thing that does not answer."""
 _ORDER = {"error": 0, "warning": 1, "info": 2}
@@ -77,7 +85,36 @@ async def _stream_side(config: Config, findings: list[Finding], now: float) -> A
     findings += check_cdc_stream(desired, seen, now)
     findings += check_target(desired, seen)
     findings += check_role(desired, seen, account.boundary)
+    if not seen.unknown:
+        wanted = plan(desired, seen.observed)
+        if wanted.obstacle is not None and wanted.obstacle.code == QUOTA_CODE:
+            findings.append(of_fault(wanted.obstacle))
+        findings[:] = with_fixes(findings, steps_of(wanted))
     return account
+
+
+@asynccontextmanager
+async def mending(config: Config, say: Callable[[str], None], clock: Callable[[], float] = time.time) -> AsyncGenerator[tuple[Plan, Work]]:
+    """What `--fix` would do, and all that is needed to do it. Raises as open_clients and observe do."""
+    desired = assemble.desired_of(config)
+    async with open_clients(assemble.aws_of(config), desired, deadline=PATIENCE) as clients:
+        observed = await observe(desired, clients)
+        work = Work(desired=desired, observed=observed, clients=clients, say=say, clock=clock)
+        yield without_loss(plan(desired, observed)), work
+
+
+def changes_of(plan: Plan, work: Work) -> list[str]:
+    """What is going to be changed, in lines, policies as the lines that differ."""
+    lines: list[str] = []
+    role = work.observed.role
+    for action in plan.changes:
+        lines.append(f"{action.action} {action.resource} {action.name}: {action.detail}")
+        if action.step == "trust" and role is not None:
+            lines += [f"    {line}" for line in diff(role.trust, wanted_trust(work.desired, work.observed))]
+        elif action.step == "policy":
+            before = role.inline.get(policy_name(work.desired)) if role is not None else None
+            lines += [f"    {line}" for line in diff(before, wanted_policy(work.desired, work.observed))]
+    return lines
 
 
 async def _reading(config: Config, findings: list[Finding], clock: Callable[[], float]) -> Reading:

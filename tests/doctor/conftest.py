@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,12 @@ class Shop:
 
 
 @pytest.fixture
-def shop(local_aws: LocalAws, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shop:
+def shop(local_aws: LocalAws, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     monkeypatch.setattr("botocore.loaders.create_loader", lambda search_path_string=None: LOADER)
     for name, value in local_aws.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-    return Shop(local_aws, tmp_path, capsys)
+    ways = local_aws.rules()
+    yield Shop(local_aws, tmp_path, capsys)
+    local_aws.mend()
+    local_aws.rules(**ways)
