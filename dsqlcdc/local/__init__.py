@@ -32,10 +32,10 @@ Control over HTTP, JSON in and out; a mistake is answered with 400 and {"error":
     POST /_dsqlcdc/empty-reads       {"stream", "shard", "times"}: GetRecords gives empty pages though records are there
     POST /_dsqlcdc/record            {"stream", "data": base64, "shard", "partition_key", "copies"}: a foreign producer's record
     POST /_dsqlcdc/bucket            {"name", "gone": bool}: the bucket vanishes with its objects, and comes back
-    POST /_dsqlcdc/cdc               CdcState (control.py): {"cluster", "status": IDLE|INACTIVE|ACTIVE, "stream", "impair": code or "",
+    POST /_dsqlcdc/cdc               CdcState (orders.py): {"cluster", "status": IDLE|INACTIVE|ACTIVE, "stream", "impair": code or "",
                                      "fail": code}. Gives {"status", "reason", "waiting", "lag"}
     POST /_dsqlcdc/cause             {"cluster", "stream", "reason"}: the real cause of a statusReason (causes.py), and what shows it
-    POST /_dsqlcdc/rules             Rules (control.py): {"retry", "lag_limit", "stuck", "delay", "role_delay", "role_refusals"}
+    POST /_dsqlcdc/rules             Rules (orders.py): {"retry", "lag_limit", "stuck", "delay", "role_delay", "role_refusals"}
     POST /_dsqlcdc/deny              Deny (rights.py): {"action": "dsql:CreateStream", "resource", "times", "explicit"}: callers lack a
                                      right; {"action": "iam:PassRole"} refuses CreateStream
     POST /_dsqlcdc/reset             forget everything

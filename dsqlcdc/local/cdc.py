@@ -91,7 +91,9 @@ class CdcStream:
         self._held.clear()
 
     def impair(self, error: str) -> None:
-        """Hold everything back with this error, until called with ""."""
+        """Hold everything back with this error, until called with "". Raises ValueError once the stream is FAILED, which is final."""
+        if self._failed:
+            raise ValueError(f"stream {self.id} is FAILED: that is final")
         self._injected = error
         self._next_try = 0.0
         self._note(error)
@@ -106,9 +108,11 @@ class CdcStream:
         if error == "KINESIS_STREAM_NOT_FOUND":
             return self.fail(error)
         self._held += refused
-        if error or not self._held:
+        if error:
             self._note(error)
             self._next_try = self._next_try or now + self._pace.retry
+        elif not self._held:
+            self._settle()
 
     def look(self, kinesis: Kinesis, obstacle: Obstacle) -> None:
         """One round of the service: see whether the target can be reached, and when a retry is due, try what is held.
@@ -127,9 +131,11 @@ class CdcStream:
         self._held, error = self._attempt(self._held, kinesis, obstacle)
         if error == "KINESIS_STREAM_NOT_FOUND":
             return self.fail(error)
+        if not error:
+            return self._settle()
         self._note(error)
-        self._pause = min(self._pause * 2 or self._pace.retry, self._pace.retry * 64) if error else 0.0
-        self._next_try = now + self._pause if error else 0.0
+        self._pause = min(self._pause * 2 or self._pace.retry, self._pace.retry * 64)
+        self._next_try = now + self._pause
 
     def _end_creating(self, obstacle: Obstacle) -> None:
         """Once its time has come. What a new stream cannot begin with ends it at once."""
@@ -166,6 +172,10 @@ class CdcStream:
                 held.append(item)
                 error = error or "KINESIS_THROUGHPUT_EXCEEDED"
         return held, error
+
+    def _settle(self) -> None:
+        self._note("")
+        self._pause = self._next_try = 0.0
 
     def _note(self, error: str) -> None:
         if error != self.error:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from dsqlcdc.local.clock import Clock
-from dsqlcdc.local.refusal import Refusal, bad_argument, invalid
+from dsqlcdc.local.refusal import Refusal, bad_argument, invalid, need
 from dsqlcdc.local.shards import REPLY_RECORDS, Shard
 from dsqlcdc.local.streams import ACCOUNT, Stream
 
@@ -79,6 +79,15 @@ class Kinesis:
             raise Refusal("ResourceNotFoundException", f"Stream {name} under account {ACCOUNT} not found.")
         found.expire()
         return found
+
+    def named(self, given: Mapping[str, Any]) -> Stream:
+        """The stream that a call's input means, by ARN or name."""
+        return self.stream(given.get("StreamARN") or given.get("ResourceARN") or need(given, "StreamName"))
+
+    def check_demand(self) -> None:
+        """Refuse one more stream in on-demand mode than an account may have."""
+        if sum(self.stream(name).mode == "ON_DEMAND" for name in self.names()) >= DEMAND_LIMIT:
+            raise Refusal("LimitExceededException", f"An account may have {DEMAND_LIMIT} streams in ON_DEMAND mode.")
 
     def create(self, name: str, count: int = 4, mode: str = "PROVISIONED", max_record_kib: int = 1024) -> Stream:
         found = self._streams.get(name)

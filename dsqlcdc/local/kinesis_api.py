@@ -10,15 +10,14 @@ import msgspec
 
 from dsqlcdc.local import listing
 from dsqlcdc.local.kinesis import DEMAND_LIMIT, SHARD_LIMIT, Entry, Kinesis
-from dsqlcdc.local.kms import check_key, is_own
+from dsqlcdc.local.kinesis_changes import KinesisChanges, record_size
+from dsqlcdc.local.kms import is_own
 from dsqlcdc.local.reach import Account
-from dsqlcdc.local.refusal import Refusal, bad_argument, invalid, need
+from dsqlcdc.local.refusal import Refusal, invalid, need
 from dsqlcdc.local.streams import Stream
 
 Input = Mapping[str, Any]
 BUSY = ("CREATING", "DELETING")
-MODE_CHANGES, SHARD_CHANGES, KEY_CHANGES = 2, 10, 25
-"""How often within 24 hours a stream may be changed so."""
 
 
 class _PutRecords(msgspec.Struct, rename={"records": "Records", "name": "StreamName", "arn": "StreamARN"}):
@@ -35,31 +34,18 @@ class KinesisApi:
 
     def __init__(self, kinesis: Kinesis, account: Account) -> None:
         self.kinesis, self.account = kinesis, account
-        self._calls: dict[str, Callable[[Input], dict[str, Any]]] = {
-            "AddTagsToStream": self._add_tags,
+        self._calls: dict[str, Callable[[Input], dict[str, Any]]] = KinesisChanges(kinesis, account).calls | {
             "CreateStream": self._create,
-            "DecreaseStreamRetentionPeriod": self._decrease_retention,
             "DeleteStream": self._delete,
             "DescribeLimits": self._limits,
             "DescribeStream": self._describe,
             "DescribeStreamSummary": self._summary,
             "GetShardIterator": self._iterator,
-            "IncreaseStreamRetentionPeriod": self._increase_retention,
             "ListShards": self._list_shards,
             "ListStreams": self._list_streams,
-            "ListTagsForResource": self._resource_tags,
-            "ListTagsForStream": self._stream_tags,
             "MergeShards": self._merge,
             "PutRecord": self._put,
-            "RemoveTagsFromStream": self._remove_tags,
             "SplitShard": self._split,
-            "StartStreamEncryption": self._encrypt,
-            "StopStreamEncryption": self._decrypt,
-            "TagResource": self._add_tags,
-            "UntagResource": self._remove_tags,
-            "UpdateMaxRecordSize": self._max_record,
-            "UpdateShardCount": self._scale,
-            "UpdateStreamMode": self._mode,
         }
 
     def call(self, operation: str, body: bytes) -> bytes:
@@ -101,12 +87,9 @@ class KinesisApi:
         key = None if key_id is None or is_own(key_id) else self.account.key(key_id)
         return key.arn if key else ""
 
-    def _stream(self, given: Input) -> Stream:
-        return self.kinesis.stream(given.get("StreamARN") or given.get("ResourceARN") or need(given, "StreamName"))
-
     def _usable(self, given: Input) -> Stream:
         """A stream whose data can be reached: not while it is being made or deleted."""
-        stream = self._stream(given)
+        stream = self.kinesis.named(given)
         if stream.status in BUSY:
             raise Refusal("ResourceNotFoundException", f"Stream {stream.name} is {stream.status}: it cannot be used.")
         return stream
@@ -118,15 +101,15 @@ class KinesisApi:
             raise Refusal("ValidationException", "ShardCount must be specified for a stream in PROVISIONED mode")
         if mode == "ON_DEMAND" and count:
             raise Refusal("ValidationException", "ShardCount must not be specified for a stream in ON_DEMAND mode")
-        size = _record_size(given.get("MaxRecordSizeInKiB", 1024))
+        size = record_size(given.get("MaxRecordSizeInKiB", 1024))
         if mode == "ON_DEMAND":
-            self._check_demand()
+            self.kinesis.check_demand()
         stream = self.kinesis.create(_stream_name(need(given, "StreamName")), count or 4, mode, size)
         stream.tags.update(given.get("Tags") or {})
         return {}
 
     def _delete(self, given: Input) -> dict[str, Any]:
-        self._stream(given).delete()
+        self.kinesis.named(given).delete()
         return {}
 
     def _limits(self, given: Input) -> dict[str, Any]:
@@ -149,12 +132,12 @@ class KinesisApi:
         return out | ({"KeyId": stream.key_id} if stream.key_id else {})
 
     def _summary(self, given: Input) -> dict[str, Any]:
-        stream = self._stream(given)
+        stream = self.kinesis.named(given)
         more = {"OpenShardCount": len(stream.open_shards()), "ConsumerCount": 0, "MaxRecordSizeInKiB": stream.max_record_kib}
         return {"StreamDescriptionSummary": self._common(stream) | more}
 
     def _describe(self, given: Input) -> dict[str, Any]:
-        stream = self._stream(given)
+        stream = self.kinesis.named(given)
         limit = given.get("Limit") or 100
         after = given.get("ExclusiveStartShardId") or ""
         shards = [shard for shard in stream.shards.values() if shard.id > after]
@@ -218,94 +201,6 @@ class KinesisApi:
         stream.begin("UPDATING")
         return {}
 
-    def _scale(self, given: Input) -> dict[str, Any]:
-        stream = self._stream(given)
-        current, target = len(stream.open_shards()), int(need(given, "TargetShardCount"))
-        stream.check_active()
-        if stream.mode == "ON_DEMAND":
-            raise Refusal("ValidationException", "UpdateShardCount is not supported for a stream in ON_DEMAND mode.")
-        if not (current + 1) // 2 <= target <= current * 2:
-            why = f"UpdateShardCount cannot go from {current} to {target} shards: at most double, at least half."
-            raise Refusal("LimitExceededException" if target > current else "InvalidArgumentException", why)
-        stream.spend("UpdateShardCount", SHARD_CHANGES)
-        stream.begin("UPDATING")
-        stream.scale(target)
-        return {"StreamName": stream.name, "CurrentShardCount": current, "TargetShardCount": target, "StreamARN": stream.arn}
-
-    def _max_record(self, given: Input) -> dict[str, Any]:
-        stream = self._stream(given)
-        size = _record_size(need(given, "MaxRecordSizeInKiB"))
-        stream.begin("UPDATING")
-        stream.max_record_kib = size
-        return {}
-
-    def _increase_retention(self, given: Input) -> dict[str, Any]:
-        return self._retain(given, lambda old, new: old <= new <= 8760)
-
-    def _decrease_retention(self, given: Input) -> dict[str, Any]:
-        return self._retain(given, lambda old, new: 24 <= new <= old)
-
-    def _retain(self, given: Input, allowed: Callable[[int, int], bool]) -> dict[str, Any]:
-        stream, hours = self._stream(given), int(need(given, "RetentionPeriodHours"))
-        if not allowed(stream.retention_hours, hours):
-            why = f"Requested retention period ({hours} hours) for stream {stream.name} does not fit the call or 24 to 8760 hours."
-            raise Refusal("InvalidArgumentException", why)
-        stream.begin("UPDATING")
-        stream.retention_hours = hours
-        return {}
-
-    def _add_tags(self, given: Input) -> dict[str, Any]:
-        self._stream(given).tags.update(need(given, "Tags"))
-        return {}
-
-    def _remove_tags(self, given: Input) -> dict[str, Any]:
-        tags = self._stream(given).tags
-        for key in need(given, "TagKeys"):
-            tags.pop(key, None)
-        return {}
-
-    def _resource_tags(self, given: Input) -> dict[str, Any]:
-        return {"Tags": [{"Key": key, "Value": value} for key, value in sorted(self._stream(given).tags.items())]}
-
-    def _stream_tags(self, given: Input) -> dict[str, Any]:
-        after, limit = given.get("ExclusiveStartTagKey") or "", given.get("Limit") or 50
-        tags = [tag for tag in self._resource_tags(given)["Tags"] if tag["Key"] > after]
-        return {"Tags": tags[:limit], "HasMoreTags": len(tags) > limit}
-
-    def _mode(self, given: Input) -> dict[str, Any]:
-        stream, mode = self._stream(given), need(given, "StreamModeDetails")["StreamMode"]
-        if mode not in ("ON_DEMAND", "PROVISIONED"):
-            raise invalid(f"Value '{mode}' at 'streamModeDetails.streamMode' is not one of [PROVISIONED, ON_DEMAND]")
-        stream.check_active()
-        if mode == stream.mode:
-            raise bad_argument(f"Stream {stream.name} is in {mode} mode already.")
-        if mode == "ON_DEMAND":
-            self._check_demand()
-        stream.spend("A change of the stream mode", MODE_CHANGES)
-        stream.begin("UPDATING")
-        stream.mode = mode
-        return {}
-
-    def _check_demand(self) -> None:
-        streams = [self.kinesis.stream(name) for name in self.kinesis.names()]
-        if sum(stream.mode == "ON_DEMAND" for stream in streams) >= DEMAND_LIMIT:
-            raise Refusal("LimitExceededException", f"An account may have {DEMAND_LIMIT} streams in ON_DEMAND mode.")
-
-    def _encrypt(self, given: Input) -> dict[str, Any]:
-        stream, key_id = self._stream(given), need(given, "KeyId")
-        stream.check_active()
-        check_key(self.account, key_id)
-        stream.spend("A change of the key", KEY_CHANGES)
-        stream.begin("UPDATING")
-        stream.encryption, stream.key_id = need(given, "EncryptionType"), key_id
-        return {}
-
-    def _decrypt(self, given: Input) -> dict[str, Any]:
-        stream = self._stream(given)
-        stream.begin("UPDATING")
-        stream.encryption = stream.key_id = None
-        return {}
-
 
 def _stream_name(name: str) -> str:
     if not re.fullmatch(r"[a-zA-Z0-9_.-]{1,128}", name):
@@ -317,9 +212,3 @@ def _partition_key(key: str) -> str:
     if not 1 <= len(key) <= 256:
         raise invalid("Value at 'partitionKey' must have a length of 1 to 256")
     return key
-
-
-def _record_size(kib: int) -> int:
-    if not 1024 <= kib <= 10240:
-        raise invalid(f"Value '{kib}' at 'maxRecordSizeInKiB' is not between 1024 and 10240")
-    return kib

@@ -55,6 +55,8 @@ WORDS: Mapping[str, tuple[int, str]] = {
     "ServiceQuotaExceededException": (400, "A service quota is exceeded."),
 }
 """The HTTP status and words of a code where an injected fault says nothing; DSQL, which speaks REST, has its own."""
+_QUERY = ("iam", "sts", "sns")
+"""Services that answer in the XML of the query protocol."""
 _DSQL: Mapping[str, tuple[int, dict[str, Any]]] = {
     "AccessDeniedException": (403, {}),
     "ThrottlingException": (429, {"serviceCode": "dsql", "quotaCode": "L-RATE"}),
@@ -79,10 +81,12 @@ def denied(service: str, caller: str, action: str, resource: str, *, explicit: b
     why = (
         "with an explicit deny in an identity-based policy" if explicit else f"because no identity-based policy allows the {action} action"
     )
-    code = "AccessDenied" if service in ("s3", "iam", "sts") else "AccessDeniedException"
+    code = {"s3": "AccessDenied", "iam": "AccessDenied", "sts": "AccessDenied", "sns": "AuthorizationError"}.get(
+        service, "AccessDeniedException"
+    )
     if service == "kinesis" and action.startswith("kms:"):
         code = "KMSAccessDeniedException"
-    status = 403 if code == "AccessDenied" or service == "dsql" else 400
+    status = 403 if service in ("s3", "dsql", *_QUERY) else 400
     return Refusal(code, f"User: {caller} is not authorized to perform: {action} on resource: {resource} {why}", status)
 
 
@@ -92,7 +96,7 @@ def render(refusal: Refusal, service: str, request_id: str) -> tuple[bytes, dict
     if service == "s3":
         text = f"<Error><Code>{code}</Code><Message>{message}</Message><RequestId>{request_id}</RequestId></Error>"
         return text.encode(), {"Content-Type": "application/xml", "x-amz-request-id": request_id}
-    if service in ("iam", "sts"):
+    if service in _QUERY:
         kind = "Sender" if refusal.status < 500 else "Receiver"
         error = f"<Error><Type>{kind}</Type><Code>{code}</Code><Message>{message}</Message></Error>"
         text = f"<ErrorResponse>{error}<RequestId>{request_id}</RequestId></ErrorResponse>"

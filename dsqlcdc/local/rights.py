@@ -100,7 +100,7 @@ def needs(call: Call) -> Iterator[Right]:
         yield from _kinesis(call)
     elif call.service == "s3":
         yield from _s3(call)
-    elif call.service in ("iam", "sts"):
+    elif call.service in ("iam", "sts", "sns"):
         yield from _query(call)
     else:
         found = _JSON_NAME.search(call.body[:10_000])
@@ -152,7 +152,7 @@ def _query(call: Call) -> Iterator[Right]:
     if call.operation == "GetCallerIdentity":
         return
     given = {name: values[0] for name, values in parse_qs(call.body.decode("utf-8", "replace")).items()}
-    named = next((name for name in ("RoleArn", "PolicyArn") if name in given and "RoleName" not in given), "")
+    named = next((name for name in ("RoleArn", "PolicyArn", "TopicArn") if name in given and "RoleName" not in given), "")
     if named:
         arn = given[named]
     elif "RoleName" in given:

@@ -91,7 +91,7 @@ async def _refused(work: Work, error: Misconfigured, role: str, waited: float) -
         if waited < work.role_wait:
             return
         why = f"refused for {waited:.0f} s: {error.why}"
-        run = "dsqlcdc doctor CONFIG, which judges its trust policy"
+        run = "dsqlcdc stream plan CONFIG, which judges its trust policy"
         raise Misconfigured("DSQL does not take the role", where=f"iam role {role}", why=why, run=run, code="E175") from error
     cluster = await get_cluster(work.clients, work.desired.cluster)
     if cluster is not None and cluster.status != "ACTIVE":

@@ -27,6 +27,7 @@ VALUES = {
     "PREFIX": "cdc/",
     "TABLE": "dsqlcdc",
     "STREAM_KEY_ARN": "arn:aws:kms:us-east-1:123456789012:key/stream",
+    "CLUSTER_KEY_ARN": "arn:aws:kms:us-east-1:123456789012:key/cluster",
     "BUCKET_KEY_ARN": "arn:aws:kms:us-east-1:123456789012:key/bucket",
 }
 """A value for each placeholder of the policies."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def scripts() -> tuple[str, str, str]:
         elif block.heading == HEADING and block.language == "sql" and "insert into" in block.text:
             parts.append("")
     before, after = parts
-    after, verb, down = after.partition("aws dsql delete-stream")
+    after, verb, down = after.partition("dsqlcdc stream delete")
     return before, after, verb + down
 
 
@@ -71,7 +72,7 @@ class Clone:
 def test_the_quick_start_ends_with_the_rows_in_the_lake(local_aws: LocalAws, tmp_path: Path) -> None:
     clone = Clone(tmp_path, local_aws.environ)
     before, after, down = scripts()
-    cluster = clone.run(before + 'echo "cluster $CLUSTER"\n').rpartition("cluster ")[2].strip()
+    (cluster,) = re.findall(r"^CLUSTER=(\w+)$", clone.run(before + 'echo "CLUSTER=$CLUSTER"\n'), re.MULTILINE)
     local_aws.commit(cluster=cluster, transactions=60, tables=["public.orders"], duplicates=0.2, disorder=10)
     told = clone.run(after)
 
@@ -102,7 +103,4 @@ def _query(directory: Path) -> list[tuple[str, str]]:
 def test_every_aws_command_of_the_readme_is_one_with_parameters_that_the_api_has() -> None:
     commands = aws_commands("\n".join(block.text for block in blocks(README, "bash")))
     called = {(command.service, command.operation) for command in commands}
-    assert {("kinesis", "CreateStream"), ("dsql", "CreateStream"), ("dsql", "GetStream"), ("s3", "CreateBucket")} <= called
-    create = next(command for command in commands if (command.service, command.operation) == ("kinesis", "CreateStream"))
-    assert create.flags["max-record-size-in-ki-b"] == "10240"
-    assert create.flags["stream-mode-details"] == "StreamMode=ON_DEMAND"
+    assert {("dsql", "CreateCluster"), ("dsql", "GetCluster"), ("s3", "CreateBucket"), ("iam", "CreatePolicy")} <= called

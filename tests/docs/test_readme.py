@@ -15,6 +15,7 @@ import pytest
 
 import dsqlcdc.columns
 from dsqlcdc.cli.app import COMMANDS
+from dsqlcdc.cli.stream import SUBCOMMANDS
 from dsqlcdc.columns import Row, decode, row_json
 from dsqlcdc.config import lint, schema
 from dsqlcdc.config.read import load
@@ -35,7 +36,7 @@ DOCUMENTS = [
     ROOT / "examples" / "README.md",
     ROOT / "deploy" / "README.md",
 ]
-NAMES = {"AWS_REGION": "us-east-1", "STREAM": "orders-cdc", "BUCKET": "my-lake", "PREFIX": "cdc/"}
+NAMES = {"AWS_REGION": "us-east-1", "STREAM": "orders-cdc", "BUCKET": "my-lake", "PREFIX": "cdc/", "CLUSTER": "a" * 26}
 """What the quick start exports and its config asks for."""
 LINES_AT_MOST = 350
 
@@ -232,8 +233,13 @@ def test_every_command_takes_help_and_the_flags_that_the_readme_gives_it(shown: 
 
 def test_the_table_of_commands_is_complete() -> None:
     assert {line.split()[0] for line in commands()} == set(COMMANDS)
-    nested = {tuple(line.split()[:2]) for line in commands() if line.split()[0] in ("config", "dead", "checkpoint")}
-    wanted = {"config": ("lint", "show", "schema"), "dead": ("list", "show", "replay", "discard"), "checkpoint": ("show", "reset")}
+    nested = {tuple(line.split()[:2]) for line in commands() if line.split()[0] in ("config", "dead", "checkpoint", "stream")}
+    wanted = {
+        "config": ("lint", "show", "schema"),
+        "dead": ("list", "show", "replay", "discard"),
+        "checkpoint": ("show", "reset"),
+        "stream": tuple(SUBCOMMANDS),
+    }
     assert nested == {(group, command) for group, commands in wanted.items() for command in commands}
 
 
@@ -264,6 +270,7 @@ def test_every_command_that_an_error_tells_people_to_run_exists() -> None:
         "gaps ack",
         "checkpoint show",
         "checkpoint reset",
+        *(f"stream {name}" for name in SUBCOMMANDS),
     }
     assert found <= nested | COMMANDS.keys()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import deque
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -162,3 +163,37 @@ def test_what_keeps_a_new_stream_from_its_target_ends_it_or_impairs_it(reason: s
     assert bench.stream.status == "CREATING"
     bench.step("wait", 5.0)
     assert bench.stream.status == ("FAILED" if reason in FINAL_WHEN_CREATING else "IMPAIRED")
+
+
+def test_a_delivery_that_worked_delays_no_later_look() -> None:
+    bench = Bench(CdcStream, 10.0)
+    bench.step("wait", 5.0)
+    bench.step("commit", [False])
+    bench.step("break", "ROLE_ACCESS_DENIED")
+    assert bench.stream.status == "IMPAIRED"
+
+
+def test_retries_come_twice_as_late_each_time_up_to_64_times() -> None:
+    bench = Bench(CdcStream, 1.0)
+    bench.stream._pace.lag_limit = 1e9
+    bench.step("wait", 5.0)
+    tried: list[float] = []
+    start = bench.clock.now()
+
+    def why(_: CdcStream) -> str:
+        tried.append(bench.clock.now() - start)
+        return "KINESIS_ACCESS_DENIED"
+
+    for _ in range(400):
+        bench.stream.look(bench.kinesis, why)
+        bench.clock.advance(1.0)
+    assert [round(later - sooner) for sooner, later in pairwise(tried)] == [1, 2, 4, 8, 16, 32, 64, 64, 64, 64, 64]
+
+
+def test_failed_is_final_for_the_control_too() -> None:
+    bench = Bench(CdcStream, 0.0)
+    bench.step("wait", 5.0)
+    bench.stream.fail("INTERNAL_ERROR")
+    with pytest.raises(ValueError, match="final"):
+        bench.stream.impair("")
+    assert (bench.stream.status, bench.stream.error) == ("FAILED", "INTERNAL_ERROR")

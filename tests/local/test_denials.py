@@ -14,9 +14,11 @@ from dsqlcdc.local.rights import CALLER
 if TYPE_CHECKING:
     from tests.local.conftest import Clients
 
-SERVICES = ["dsql", "kinesis", "iam", "s3", "kms", "dynamodb", "sts"]
+SERVICES = ["dsql", "kinesis", "iam", "s3", "kms", "dynamodb", "sts", "sns", "sqs"]
 ACCOUNT = "123456789012"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/r"
+
+TOPIC = f"arn:aws:sns:us-east-1:{ACCOUNT}:t"
 
 
 async def refusal(calling: Any) -> ClientError:
@@ -44,6 +46,15 @@ ON_EACH_SERVICE = [
     ("s3", "put_object", {"Bucket": "b", "Key": "a/k", "Body": b""}, "s3:PutObject", "arn:aws:s3:::b/a/k", 403),
     ("s3", "list_objects_v2", {"Bucket": "b"}, "s3:ListBucket", "arn:aws:s3:::b", 403),
     ("kms", "describe_key", {"KeyId": "k"}, "kms:DescribeKey", f"arn:aws:kms:us-east-1:{ACCOUNT}:key/k", 400),
+    ("sns", "publish", {"TopicArn": TOPIC, "Message": "m"}, "sns:Publish", TOPIC, 403),
+    (
+        "sqs",
+        "send_message",
+        {"QueueUrl": f"http://sqs/{ACCOUNT}/q", "MessageBody": "m"},
+        "sqs:SendMessage",
+        f"arn:aws:sqs:us-east-1:{ACCOUNT}:q",
+        400,
+    ),
     ("dynamodb", "describe_table", {"TableName": "t"}, "dynamodb:DescribeTable", f"arn:aws:dynamodb:us-east-1:{ACCOUNT}:table/t", 400),
 ]
 
@@ -54,7 +65,7 @@ async def test_a_denied_action_is_refused_in_the_words_of_its_service(
 ) -> None:
     arn = f"arn:aws:kinesis:us-east-1:{ACCOUNT}:{resource}" if resource.startswith("stream/") else resource
     aws.denials.add(Deny(action=action))
-    code = "AccessDenied" if status == 403 else "AccessDeniedException"
+    code = {400: "AccessDeniedException", 403: "AuthorizationError" if service == "sns" else "AccessDenied"}[status]
     assert told(await refusal(getattr(getattr(call, service), operation)(**given))) == (code, words(action, arn), status)
 
 
@@ -82,7 +93,7 @@ async def test_a_denial_holds_for_its_resource_and_its_wildcards_only(aws: Local
     iterator = await call.kinesis.get_shard_iterator(StreamName="s", ShardId="shardId-000000000000", ShardIteratorType="LATEST")
     aws.denials.add(Deny(action="kinesis:GetRecords", resource="*:stream/s"))
     assert told(await refusal(call.kinesis.get_records(ShardIterator=iterator["ShardIterator"])))[0] == "AccessDeniedException"
-    await call.sts.get_caller_identity()
+    assert (await call.sts.get_caller_identity())["Arn"] == CALLER
 
 
 DSQL_ERRORS = {
