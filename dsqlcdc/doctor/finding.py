@@ -49,7 +49,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "E402": ("error", "no CDC stream of the cluster writes to the Kinesis stream"),
     "E403": ("error", "the CDC stream is not ACTIVE, and AWS gives no reason"),
     "E404": ("warning", "several CDC streams write to the Kinesis stream: every change comes as often"),
-    "E405": ("error", "`source.stream` is another Kinesis stream than DSQL writes to"),
+    "E405": ("warning", "the listing of the Kinesis stream's shards has a hole: a reshard may be under way"),
     "E406": ("error", "there is no such Kinesis stream"),
     "E407": ("error", "the Kinesis stream takes smaller records than DSQL may send: the first large row impairs the CDC stream"),
     "E408": ("warning", "the Kinesis stream's mode is not the config's"),

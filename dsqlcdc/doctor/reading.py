@@ -10,7 +10,7 @@ import msgspec
 from dsqlcdc.aws import Aws, client, errors, translate
 from dsqlcdc.core.records import TRIM_HORIZON, Position, Record
 from dsqlcdc.doctor.finding import Finding, found, of_fault
-from dsqlcdc.errors import Fault, Unavailable
+from dsqlcdc.errors import Fault
 from dsqlcdc.sources.service import Description, Oversize, Service, Throttled
 from dsqlcdc.sources.shards import hole_words, holes
 
@@ -37,8 +37,9 @@ async def read_a_little(service: Service) -> Reading:
         shards = await service.list_shards()
         if missing := holes(shards):
             why = f"no open shard covers the hash keys {hole_words(missing)}"
-            fault = Unavailable("the listing of shards is not whole", where=f"stream {description.name}", why=why, code="E111")
-            reading.findings.append(of_fault(fault, severity="warning"))
+            remedy = f"Wait a minute, then run: aws kinesis list-shards --stream-name {description.name}"
+            where = f"kinesis stream {description.name}"
+            reading.findings.append(found("E405", "the listing of shards is not whole", where=where, why=why, remedy=remedy))
         since = Position("time", arrived=description.now - _BACK)
         for shard in [shard for shard in shards if not shard.closed][:SHARDS]:
             if not await _shard(service, shard.id, since, reading):

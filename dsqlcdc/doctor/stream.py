@@ -145,11 +145,3 @@ def _enable(key: str, state: KeyState | None) -> str:
         return "Restore the key, or encrypt with another one: a key that was deleted is gone for good"
     cancel = f"{command('aws', 'kms', 'cancel-key-deletion', '--key-id', key)}, then " if state.state == "PendingDeletion" else ""
     return f"Run: {cancel}{command('aws', 'kms', 'enable-key', '--key-id', key)}"
-
-
-def check_source(desired: Desired, source: str) -> Iterator[Finding]:
-    """Does the consumer read what DSQL writes to? `source`: the config's source.stream, a name or an ARN."""
-    name = source.rpartition("/")[2]
-    if name != desired.target.name:
-        why = f"stream.kinesis.name is {desired.target.name}: what DSQL writes there is never read"
-        yield found("E405", "the consumer reads another stream", where=f"source.stream {name}", why=why, remedy="Give both the same name")

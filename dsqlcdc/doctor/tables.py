@@ -13,7 +13,6 @@ from dsqlcdc.core.records import Record
 from dsqlcdc.core.tables import Bad, Tables
 from dsqlcdc.doctor.finding import Finding, found
 
-
 ENOUGH = 100
 """Changes in a sample from which on a table that is not among them is worth a word."""
 

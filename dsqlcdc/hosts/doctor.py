@@ -22,7 +22,7 @@ from dsqlcdc.doctor.fixes import steps_of, with_fixes, without_loss
 from dsqlcdc.doctor.place import check_place
 from dsqlcdc.doctor.reading import Reading, check_budget, read_a_little, throttled_lately
 from dsqlcdc.doctor.role import check_role
-from dsqlcdc.doctor.stream import check_cdc_stream, check_cluster, check_retention, check_source, check_target
+from dsqlcdc.doctor.stream import check_cdc_stream, check_cluster, check_retention, check_target
 from dsqlcdc.errors import Fault, Unavailable
 from dsqlcdc.sources.kinesis_client import connect
 from dsqlcdc.sources.service import Description
@@ -33,7 +33,6 @@ from dsqlcdc.streams.remedies import diff
 from dsqlcdc.streams.wanted import policy_name, wanted_policy, wanted_trust
 from dsqlcdc.streams.work import Work
 
-QUOTA_CODE = "E173"
 PATIENCE = 15.0
 """Seconds for one thing that does not answer."""
 _ORDER = {"error": 0, "warning": 1, "info": 2}
@@ -72,7 +71,6 @@ async def _stream_side(config: Config, findings: list[Finding], now: float) -> A
         findings.append(found("E181", "the config has no block `stream`", where=str(config.path), why=why, remedy=remedy))
         return None
     desired = assemble.desired_of(config)
-    findings += check_source(desired, config.source.stream)
     try:
         async with open_clients(assemble.aws_of(config), desired, deadline=PATIENCE) as clients:
             account = await look(desired, clients)
@@ -87,7 +85,7 @@ async def _stream_side(config: Config, findings: list[Finding], now: float) -> A
     findings += check_role(desired, seen, account.boundary)
     if not seen.unknown:
         wanted = plan(desired, seen.observed)
-        if wanted.obstacle is not None and wanted.obstacle.code == QUOTA_CODE:
+        if wanted.obstacle is not None and wanted.obstacle.code == "E173":  # the others are findings already
             findings.append(of_fault(wanted.obstacle))
         findings[:] = with_fixes(findings, steps_of(wanted))
     return account

@@ -20,6 +20,8 @@ CONSUMER = {"dsqlcdc/sources/kinesis_client.py": "kinesis", "sinks/dsqlcdc_s3/aw
 STATE = {"dsqlcdc/stores/dynamodb_items.py": "dynamodb", "dsqlcdc/stores/s3_dead_letters.py": "s3"}
 MANAGER = tuple(f"dsqlcdc/streams/{name}.py" for name in ("clients", "observe", "target", "role", "cdc"))
 """Their calls are recorded in real runs: tests/streams/test_rights.py."""
+DOCTOR = ("dsqlcdc/doctor/reading.py", "dsqlcdc/doctor/place.py")
+"""What it calls beside what the stream manager and the consumer call."""
 SERVICES = ("kinesis", "dsql", "s3", "iam", "sts", "kms", "dynamodb", "sqs", "lambda", "cloudwatch", "secretsmanager")
 ON_THIS_MACHINE = ("dsqlcdc/local/", "dsqlcdc/testing/", "dsqlcdc/hosts/demo.py")
 """They talk to the embedded AWS only."""
@@ -73,9 +75,15 @@ def test_durable_state_may_do_what_it_calls_and_nothing_more() -> None:
     assert actions(policy("consumer-state.json")) == called
 
 
+def test_the_doctor_may_do_what_it_calls_beside_and_nothing_more() -> None:
+    called = {name for path in DOCTOR for name in operations(path)}
+    assert "sts:GetCallerIdentity" in called
+    assert actions(policy("doctor.json")) == called - WITHOUT_PERMISSION
+
+
 def test_no_other_module_calls_aws() -> None:
     """A new one must be given a policy: it fails here first."""
-    known = {*CONSUMER, *STATE, *MANAGER}
+    known = {*CONSUMER, *STATE, *MANAGER, *DOCTOR}
     found = {path for path in modules() if any(_is_operation(*call) for call in calls((ROOT / path).read_text(encoding="utf-8")))}
     assert found == known
 
@@ -120,7 +128,7 @@ def test_no_policy_gives_a_resource_of_everything_but_where_aws_knows_no_other()
         for statement in statements(policy(path.name))
         if statement.get("Resource") == "*"
     }
-    assert wide == set()
+    assert wide == {("doctor.json", "SeeHowOftenReadsAreThrottled")}
 
 
 @pytest.mark.parametrize("path", sorted(POLICIES.glob("*.json")), ids=lambda path: path.name)

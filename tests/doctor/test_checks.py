@@ -18,12 +18,12 @@ from dsqlcdc.doctor.finding import KINDS, Finding, of_fault
 from dsqlcdc.doctor.keeping import check_age, check_writable
 from dsqlcdc.doctor.reading import check_budget
 from dsqlcdc.doctor.role import check_role
-from dsqlcdc.doctor.stream import Seen, check_cdc_stream, check_cluster, check_retention, check_source, check_target
+from dsqlcdc.doctor.stream import Seen, check_cdc_stream, check_cluster, check_retention, check_target
 from dsqlcdc.doctor.tables import ENOUGH, Sample, Wants, check_tables, sample_of
 from dsqlcdc.errors import Misconfigured, Unavailable
 from dsqlcdc.streams.observed import CODES, ClusterState, KeyState, Observed
 from dsqlcdc.testing.records import full
-from tests.streams.scenes import ACCOUNT, CLUSTER, KEY, NOW, REGION, TARGET, cdc, desired, observed, role, target
+from tests.streams.scenes import ACCOUNT, CLUSTER, KEY, NOW, REGION, cdc, desired, observed, role, target
 
 DENY = {"Effect": "Deny", "Action": "kinesis:*", "Resource": "*"}
 CLUSTER_ARN = f"arn:aws:dsql:{REGION}:{ACCOUNT}:cluster/{CLUSTER}"
@@ -127,11 +127,6 @@ def test_another_key_than_the_configs_is_found_however_it_is_spelt() -> None:
     for spelt in (KEY, KEY.rpartition("/")[2]):
         assert codes(observed(cdc(), **enabled), target={"kms_key": spelt}) == []
     assert codes(observed(cdc()), target={"kms_key": KEY}) == ["E410"]
-
-
-def test_the_consumer_reads_what_dsql_writes() -> None:
-    assert list(check_source(desired(), "orders-cdc")) == list(check_source(desired(), TARGET)) == []
-    assert [one.code for one in check_source(desired(), "other")] == ["E405"]
 
 
 def test_every_command_of_a_remedy_is_one_line_of_a_shell_with_a_known_program() -> None:

@@ -64,7 +64,7 @@ def test_an_impaired_stream_is_an_error_under_the_code_of_its_reason(shop: Shop)
 
 def test_a_stream_whose_target_is_gone_is_failed_and_not_for_fix(shop: Shop) -> None:
     shop.ask("kinesis", lambda kinesis: kinesis.delete_stream(StreamName=STREAM))
-    shop.aws.advance(60)
+    shop.advance(60)
     shop.aws.commit(cluster=shop.cluster, transactions=1)
     found = shop.findings("error")
     assert "FAILED" in found["KINESIS_STREAM_NOT_FOUND"]["what"]
@@ -76,7 +76,7 @@ def test_a_stream_whose_target_is_gone_is_failed_and_not_for_fix(shop: Shop) -> 
 def test_a_stream_that_is_being_made_is_an_error_without_a_reason(shop: Shop) -> None:
     stream = shop.stream_id()
     shop.ask("dsql", lambda dsql: dsql.delete_stream(clusterIdentifier=shop.cluster, streamIdentifier=stream))
-    shop.aws.advance(10)
+    shop.advance(10)
     assert "E402" in shop.findings("error")
     shop.aws.rules(delay=1000.0)
     given = {
@@ -134,21 +134,26 @@ def test_a_sleeping_cluster_with_its_stream_is_a_warning_without_it_an_error(sho
     assert shop.findings()["E401"]["severity"] == "warning"
     stream = shop.stream_id()
     shop.ask("dsql", lambda dsql: dsql.delete_stream(clusterIdentifier=shop.cluster, streamIdentifier=stream))
-    shop.aws.advance(10)
+    shop.advance(10)
     shop.aws.cdc(shop.cluster, status="IDLE")
     assert shop.findings()["E401"]["severity"] == "error"
 
 
-def test_a_target_that_is_smaller_shorter_and_of_another_mode_is_three_findings(shop: Shop) -> None:
+def test_a_target_that_forgets_early_and_is_of_another_mode_is_two_findings(shop: Shop) -> None:
     shop.write(stream="kinesis: {retention: 336h, mode: on_demand}")
     found = shop.findings()
     assert found["E409"]["severity"] == found["E408"]["severity"] == "warning"
-    pipe = shop.aws.pipe("small", max_record_kib=1024)
-    shop.cluster = pipe.cluster
-    shop.write(stream="kinesis: {name: small}")
+    assert found.keys() == {"E408", "E409"}
+
+
+def test_a_stream_of_small_records_is_an_error_before_the_first_large_row(shop: Shop) -> None:
+    given = {"StreamARN": f"arn:aws:kinesis:us-east-1:123456789012:stream/{STREAM}", "MaxRecordSizeInKiB": 1024}
+    shop.ask("kinesis", lambda kinesis: kinesis.update_max_record_size(**given))
     found = shop.findings("error")
-    assert {"E405", "E407", "E413"} <= found.keys()
+    assert found.keys() == {"E407"}
     assert "--max-record-size-in-ki-b 10240" in found["E407"]["remedy"]
+    shop.aws.commit(cluster=shop.cluster, transactions=1, oversize=1)
+    assert shop.findings("error").keys() == {"E407", "KINESIS_OVERSIZE_RECORD"}
 
 
 # ── what may not be asked ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -202,7 +207,7 @@ def test_no_credentials_and_no_aws_leave_the_other_checks(shop: Shop, monkeypatc
 
 @pytest.mark.parametrize(("seconds", "severity"), [(120.0, "warning"), (3600.0, "error")])
 def test_a_clock_that_is_wrong_is_told_by_how_much(shop: Shop, seconds: float, severity: str) -> None:
-    shop.aws.advance(seconds)
+    shop.advance(seconds)
     found = shop.findings()
     assert found["E180"]["severity"] == severity
     assert "behind" in found["E180"]["why"]
