@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -14,6 +14,10 @@ from prometheus_client.registry import Collector
 from dsqlcdc.contract import Outcome
 from dsqlcdc.core.telemetry import ShardStatus, Status
 from dsqlcdc.sources.counts import Counts
+from dsqlcdc.streams.observed import CODES as REASONS
+
+if TYPE_CHECKING:
+    from dsqlcdc.streams.watch import View
 
 __all__ = ["METRICS", "Metric", "Metrics", "describe"]
 
@@ -21,6 +25,8 @@ STATES = ("starting", "running", "draining", "done", "stopped")
 """A pipeline's states."""
 READING = ("waiting", "remembering", "reading", "tip", "paused", "ended")
 """A shard's states, as the source reads it."""
+STATUSES = ("UNKNOWN", "CREATING", "ACTIVE", "IMPAIRED", "FAILED", "DELETING", "GONE")
+"""A CDC stream's statuses, as the watch over it sees them."""
 CODES = 30
 """A sink may make up codes of its own: so many get a series each, in the order they appeared; those after them are counted as "other"."""
 
@@ -29,10 +35,11 @@ Row = tuple[tuple[str, ...], Callable[[Status, float], Samples]]
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """One row of the table. The labels come in the order in which `of_status` or `of_source` gives their values, after the common ones.
+    """One row of the table. The labels come in the order in which `of_status`, `of_source` or `of_watch` gives their values, after the
+    common ones.
 
     `of_status` is asked for each pipeline (common labels: pipeline, sink), with the time in seconds since the epoch; `of_source` once, of
-    what the process read of the stream. A metric has one of the two.
+    what the process read of the stream; `of_watch` once, of the CDC stream (common label: pipeline). A metric has one of the three.
     """
 
     name: str
@@ -41,10 +48,12 @@ class Metric(msgspec.Struct, frozen=True):
     own: tuple[str, ...] = ()
     of_status: Callable[[Status, float], Samples] | None = None
     of_source: Callable[[Counts], Samples] | None = None
+    of_watch: Callable[[View, float], Samples] | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return (*(() if self.of_status is None else ("pipeline", "sink")), *self.own)
+        common = ("pipeline", "sink") if self.of_status is not None else ("pipeline",) if self.of_watch is not None else ()
+        return (*common, *self.own)
 
 
 def _one(value: float) -> Samples:
@@ -205,25 +214,73 @@ METRICS: Sequence[Metric] = (
         ("state",),
         of_source=_shard_states,
     ),
+    Metric(
+        "dsqlcdc_stream_status",
+        "gauge",
+        "1 for the status of the CDC stream, 0 for the others; GONE where there is none, UNKNOWN before the first answer.",
+        ("status",),
+        of_watch=lambda v, _: (((status,), float((v.health.status or "UNKNOWN") == status)) for status in STATUSES),
+    ),
+    Metric(
+        "dsqlcdc_stream_reason",
+        "gauge",
+        "1 for the statusReason of the CDC stream, 0 for the others.",
+        ("reason",),
+        of_watch=lambda v, _: (((code,), float(v.health.code == code)) for code in REASONS),
+    ),
+    Metric(
+        "dsqlcdc_stream_since_active_seconds",
+        "gauge",
+        "Seconds since the CDC stream was last seen ACTIVE.",
+        of_watch=lambda v, now: _age(now, v.health.healthy_at),
+    ),
+    Metric(
+        "dsqlcdc_stream_answer_age_seconds",
+        "gauge",
+        "Seconds since the service last said how the CDC stream is.",
+        of_watch=lambda v, now: _age(now, v.health.answered_at),
+    ),
+    Metric(
+        "dsqlcdc_stream_kept_seconds",
+        "gauge",
+        "Seconds until the oldest change that an IMPAIRED CDC stream holds back is lost.",
+        of_watch=lambda v, now: _one(v.health.kept_until - now) if v.health.kept_until else (),
+    ),
+    Metric(
+        "dsqlcdc_stream_remedies_total",
+        "counter",
+        "Remedies tried on the CDC stream, by kind and result.",
+        ("kind", "result"),
+        of_watch=lambda v, _: ((key, count) for key, count in v.tried.items()),
+    ),
+    Metric(
+        "dsqlcdc_stream_gaps",
+        "gauge",
+        "Unacknowledged gaps that replaced CDC streams left, from this run or an earlier one.",
+        of_watch=lambda v, _: _one(v.gaps),
+    ),
 )
 """Every metric. The documentation, the exposition and the tests are made from it."""
 
 
 class Metrics(Collector):
-    """Register it in a CollectorRegistry. `statuses` and `source` are asked at each scrape; `clock`: seconds since the epoch."""
+    """Register it in a CollectorRegistry. `statuses`, `source` and `watch` (of the CDC stream) are asked at each scrape; `clock`: seconds
+    since the epoch."""
 
     def __init__(
         self,
         statuses: Callable[[], Sequence[Status]],
         source: Callable[[], Counts] | None = None,
         clock: Callable[[], float] = time.time,
+        watch: Callable[[], View] | None = None,
     ) -> None:
-        self._statuses, self._source, self._clock = statuses, source, clock
+        self._statuses, self._source, self._clock, self._watch = statuses, source, clock, watch
 
     def collect(self) -> Iterator[Family]:
         """One family a metric, each once, whatever the number of pipelines."""
         statuses, now = self._statuses(), self._clock()
         counts = self._source() if self._source is not None else None
+        view = self._watch() if self._watch is not None else None
         for metric in METRICS:
             family = (CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily)(
                 metric.name, metric.meaning, labels=metric.labels
@@ -235,6 +292,9 @@ class Metrics(Collector):
             elif metric.of_source is not None and counts is not None:
                 for labels, value in metric.of_source(counts):
                     family.add_metric(labels, value)
+            elif metric.of_watch is not None and view is not None:
+                for labels, value in metric.of_watch(view, now):
+                    family.add_metric((view.pipeline, *labels), value)
             yield family
 
     def describe(self) -> Iterable[Family]:

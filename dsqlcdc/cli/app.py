@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gaps": ("dsqlcdc.cli.gaps", "What may have been lost, with bounds."),
     "tail": ("dsqlcdc.cli.tail", "Changes as they come, to stdout."),
     "checkpoint": ("dsqlcdc.cli.checkpoint", "Where every shard stands, and setting it anew."),
-    "stream": ("dsqlcdc.cli.stream", "The stream manager: plan, apply, status, delete."),
+    "stream": ("dsqlcdc.cli.stream", "The stream manager: plan, apply, status, watch, delete."),
     "demo": ("dsqlcdc.cli.demo", "The whole road on this machine, without AWS."),
     "local": ("dsqlcdc.cli.local", "The embedded AWS alone, for development."),
 }

@@ -107,6 +107,11 @@ def remedy(gap: Gap) -> str:
     """What to do about it."""
     if gap.kind == "incomplete":
         return "Pieces of oversized rows never came: see `dsqlcdc dead list`; read these rows from the database."
+    if gap.kind == "recreated" and not gap.to_time:
+        return (
+            f"What was committed since {moment(gap.from_time)} may not have been delivered, and the new CDC stream is not ACTIVE yet: "
+            "run `dsqlcdc stream apply`, then read these rows from the database."
+        )
     bounds = f" between {moment(gap.from_time)} and {moment(gap.to_time)}" if gap.from_time or gap.to_time else ""
     return f"What was committed{bounds} may not have been delivered: read these rows from the database."
 

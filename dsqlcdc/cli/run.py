@@ -76,7 +76,8 @@ def watchers_of(config: Config, once: bool, plain: bool) -> list[Watcher]:
         from dsqlcdc.hosts import http  # a web server costs half a second to import: only where one is wanted
 
         assert config.http is not None
-        return http.serve(config.http.listen, assembly.statuses, source=assembly.reading)
+        watch = assembly.watch.view if assembly.watch is not None else None
+        return http.serve(config.http.listen, assembly.statuses, source=assembly.reading, watch=watch)
 
     return [served, shown] if config.http is not None else [shown]
 

@@ -11,6 +11,7 @@ import typer
 from dsqlcdc.cli.output import columns, emit, emit_json, moment, say
 from dsqlcdc.cli.selection import asked
 from dsqlcdc.cli.shape import AsJson, ConfigFile, Yes, group
+from dsqlcdc.cli.stream_watch import watch
 
 if TYPE_CHECKING:
     from dsqlcdc.config import Config
@@ -86,6 +87,7 @@ SUBCOMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "plan": (plan, "What apply would change."),
     "apply": (apply, "Make what is missing, and wait until it is ACTIVE."),
     "status": (status, "How the CDC stream stands, and the remedy."),
+    "watch": (watch, "What changes, as it does; remedies where the config says so."),
     "delete": (delete, "Delete what apply made."),
 }
 """Every subcommand with its line in the help."""

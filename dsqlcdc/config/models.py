@@ -237,7 +237,7 @@ _KMS = (
     r"^(alias/[a-zA-Z0-9/_-]{1,250}|[a-f0-9-]{36}|mrk-[a-f0-9]{32}"
     r"|arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/[a-zA-Z0-9/_-]{1,250})$"
 )
-_TAG = re.compile(r"[\w .:/=+@-]*")
+_TAG = re.compile(r"[\w .:/=+@-]*", re.ASCII)
 RemedyWord = Literal["explain", "apply"]
 
 
@@ -252,6 +252,38 @@ def _tag(value: str) -> str:
 def _tag_value(value: str) -> str:
     if len(value) > 256 or not _TAG.fullmatch(value):
         raise ValueError("a tag's value is up to 256 letters, digits, spaces and _ . : / = + - @")
+    return value
+
+
+def _tags(value: dict[str, str]) -> dict[str, str]:
+    seen: dict[str, str] = {}
+    for key in value:
+        if (other := seen.setdefault(key.lower(), key)) != key:
+            raise ValueError(f"{other} and {key} differ only in case, and IAM takes them for one")
+    return value
+
+
+def _cluster(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]{26}", value):
+        raise ValueError("a cluster's identifier is 26 lower-case letters and digits (not its ARN or its endpoint)")
+    return value
+
+
+def _role_name(value: str) -> str:
+    if not re.fullmatch(r"[\w+=,.@-]{1,64}", value, re.ASCII):
+        raise ValueError("a role's name (not its ARN or path) is 1 to 64 letters, digits and _ + = , . @ -")
+    return value
+
+
+def _kms_key(value: str) -> str:
+    if not re.fullmatch(_KMS, value):
+        raise ValueError("a KMS key is given by its id, its ARN, or alias/NAME")
+    return value
+
+
+def _kinesis_name(value: str) -> str:
+    if not _STREAM.fullmatch(value):
+        raise ValueError("a Kinesis stream's name (not its ARN) is 1 to 128 letters, digits and _ . -")
     return value
 
 
@@ -271,7 +303,7 @@ class StreamKinesis(Block):
     """The Kinesis data stream that DSQL writes to. `name`: the source's stream where it is not said. `kms_key`: None leaves encryption as
     it is, `alias/aws/kinesis` is AWS's own key."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")] | None = None
+    name: Annotated[str, AfterValidator(_kinesis_name), WithJsonSchema({"type": "string", "pattern": f"^{_STREAM.pattern}$"})] | None = None
     mode: Literal["on_demand", "provisioned"] = "on_demand"
     shards: Annotated[int, Field(ge=1, le=10_000)] | None = None
     max_shards: Annotated[int, Field(ge=1, le=10_000)] | None = None
@@ -279,7 +311,7 @@ class StreamKinesis(Block):
     max_record_size: Annotated[Size, AfterValidator(_whole_kib)] = size(
         "10MiB", description="raised and never lowered; below 10MiB a large row impairs the CDC stream"
     )
-    kms_key: Annotated[str, StringConstraints(pattern=_KMS)] | None = None
+    kms_key: Annotated[str, AfterValidator(_kms_key), WithJsonSchema({"type": "string", "pattern": _KMS})] | None = None
 
     @model_validator(mode="after")
     def _shards_suit_the_mode(self) -> Self:
@@ -295,7 +327,9 @@ class StreamKinesis(Block):
 class StreamRole(Block):
     """The role that DSQL assumes to write. `name`: `{kinesis name}-dsql` where it is not said."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[\w+=,.@-]{1,64}$")] | None = None
+    name: (
+        Annotated[str, AfterValidator(_role_name), WithJsonSchema({"type": "string", "pattern": r"^[a-zA-Z0-9_+=,.@-]{1,64}$"})] | None
+    ) = None
 
 
 class Remedies(Block):
@@ -312,15 +346,18 @@ class Remedies(Block):
     INTERNAL_ERROR: RemedyWord | None = None
 
 
+Tags = Annotated[
+    dict[Annotated[str, AfterValidator(_tag)], Annotated[str, AfterValidator(_tag_value)]], Field(max_length=40), AfterValidator(_tags)
+]
+
+
 class Stream(Block):
     """The CDC stream: what `dsqlcdc stream apply` makes, `doctor` checks and the daemon watches. `cluster`: its identifier."""
 
-    cluster: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{26}$")]
+    cluster: Annotated[str, AfterValidator(_cluster), WithJsonSchema({"type": "string", "pattern": "^[a-z0-9]{26}$"})]
     kinesis: StreamKinesis = StreamKinesis()
     role: StreamRole = StreamRole()
-    tags: Annotated[dict[Annotated[str, AfterValidator(_tag)], Annotated[str, AfterValidator(_tag_value)]], Field(max_length=40)] = Field(
-        default_factory=dict
-    )
+    tags: Tags = Field(default_factory=dict)
     remedies: Remedies = Remedies()
     poll: Duration = duration("60s", least="1s", description="how often the CDC stream is looked at while it is ACTIVE")
 

@@ -174,6 +174,12 @@ def _stream(config: Config, findings: Findings) -> None:
     if kinesis.name is not None and kinesis.name != read:
         why = f"source.stream reads {read!r}, and nothing would arrive there"
         findings.at("E040", ("stream", "kinesis", "name"), f"DSQL would write to {kinesis.name!r}", why=why, fix=f"Write name: {read}")
+    arn = ARN.fullmatch(config.source.stream)
+    region = config.aws.region or (arn[1] if arn else None)
+    key = (kinesis.kms_key or "").split(":")
+    if region and key[0] == "arn" and key[3] != region:
+        why = f"a Kinesis stream in {region} takes keys of its own Region only"
+        findings.at("E042", ("stream", "kinesis", "kms_key"), f"the KMS key is in {key[3]}", why=why, fix=f"Name a key in {region}")
 
 
 def lake_place(options: Any) -> tuple[str, str] | None:

@@ -7,7 +7,7 @@ import ipaddress
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -23,6 +23,9 @@ from dsqlcdc.errors import Misconfigured
 from dsqlcdc.hosts.readiness import Readiness
 from dsqlcdc.prometheus import Metrics
 from dsqlcdc.sources.counts import Counts
+
+if TYPE_CHECKING:
+    from dsqlcdc.streams.watch import View
 
 __all__ = ["plain", "serve"]
 
@@ -55,6 +58,7 @@ async def serve(
     *,
     source: Callable[[], Counts] | None = None,
     readiness: Readiness | None = None,
+    watch: Callable[[], View] | None = None,
     names: Sequence[str] = (),
     clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[str, None]:
@@ -62,12 +66,13 @@ async def serve(
 
     Only GET and HEAD, and only for a Host that is an IP address, localhost, the host of `listen` or one of `names`: a foreign name means
     that a web page has had its own name resolved to this address (DNS rebinding). `/readyz` is 503, with its reasons, without progress.
-    `source`: what the process has read of the stream. `clock`: seconds since the epoch.
+    `source`: what the process has read of the stream. `watch`: how the CDC stream is, shown with its remedy; it is no reason not to be ready,
+    for reading goes on. `clock`: seconds since the epoch.
     Raises ValueError for an address that is none (a config has been checked), Misconfigured (E130) where it cannot be listened on.
     """
     host, port = listen_address(listen)
     allowed = {"localhost", host.lower(), *(name.lower() for name in names)}
-    pages = _Pages(statuses, readiness or Readiness(), Metrics(statuses, source, clock))
+    pages = _Pages(statuses, readiness or Readiness(), Metrics(statuses, source, clock, watch), watch)
     app = web.Application(middlewares=[_guard(allowed)], client_max_size=1024)
     for path, handler in zip(_PATHS, (pages.health, pages.ready, pages.metrics, pages.status), strict=True):
         app.router.add_get(path, handler)
@@ -89,8 +94,10 @@ async def serve(
 class _Pages:
     """The four answers."""
 
-    def __init__(self, statuses: Callable[[], Sequence[Status]], readiness: Readiness, metrics: Metrics) -> None:
-        self._statuses, self._readiness = statuses, readiness
+    def __init__(
+        self, statuses: Callable[[], Sequence[Status]], readiness: Readiness, metrics: Metrics, watch: Callable[[], View] | None
+    ) -> None:
+        self._statuses, self._readiness, self._watch = statuses, readiness, watch
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(metrics)
 
@@ -99,7 +106,7 @@ class _Pages:
 
     async def ready(self, _: web.Request) -> web.Response:
         reasons = self._readiness.ask(self._statuses(), asyncio.get_running_loop().time())
-        return _json({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+        return _json({"ready": not reasons, "reasons": reasons, **self._stream()}, 503 if reasons else 200)
 
     async def metrics(self, request: web.Request) -> web.Response:
         encode, kind = choose_encoder(request.headers.get("Accept", ""))
@@ -108,8 +115,12 @@ class _Pages:
     async def status(self, _: web.Request) -> web.Response:
         statuses = self._statuses()
         reasons = self._readiness.ask(statuses, asyncio.get_running_loop().time())
-        body = {"version": __version__, "ready": not reasons, "reasons": reasons, "pipelines": [plain(status) for status in statuses]}
-        return _json(body)
+        pipelines = [plain(status) for status in statuses]
+        return _json({"version": __version__, "ready": not reasons, "reasons": reasons, "pipelines": pipelines, **self._stream()})
+
+    def _stream(self) -> dict[str, Any]:
+        """The CDC stream with its remedy, where it is watched."""
+        return {"stream": self._watch().as_json()} if self._watch is not None else {}
 
 
 def _json(body: object, status: int = 200) -> web.Response:

@@ -10,7 +10,7 @@ import msgspec
 
 from dsqlcdc.core.ports import CheckpointStore, Gap
 from dsqlcdc.errors import Misconfigured, Unavailable
-from dsqlcdc.streams import cdc, recreated, role, target
+from dsqlcdc.streams import cdc, recreated, role, sighting, target
 from dsqlcdc.streams.observe import list_streams
 from dsqlcdc.streams.observed import CdcStream
 from dsqlcdc.streams.plan import Action, Plan, Step
@@ -84,9 +84,9 @@ async def apply(
     """Do what the plan says and wait until the CDC stream is ACTIVE, or will not be by itself (then `Applied.fault` says why).
 
     `replace`: a CDC stream may be deleted and created again; the gap is recorded in `store` before, and ended when the new one is ACTIVE,
-    by this call or, where it is stopped in between, by the next. `healthy` as in recreated.gap_of. Raises what `refuse` gives, before
-    anything is changed; Misconfigured and Stopped from AWS; Unavailable (E179) when `deadline` seconds have passed. Whenever it is
-    cancelled or raises, what was done stays, and a new plan goes on from there.
+    by this call or, where it is stopped in between, by the next. `healthy` as in recreated.gap_of, by default when a daemon last saw the
+    stream ACTIVE. Raises what `refuse` gives, before anything is changed; Misconfigured and Stopped from AWS; Unavailable (E179) when
+    `deadline` seconds have passed. Whenever it is cancelled or raises, what was done stays, and a new plan goes on from there.
     """
     refused = refuse(plan, replace=replace, store=store)
     if refused is not None:
@@ -109,7 +109,9 @@ async def _apply(plan: Plan, work: Work, store: CheckpointStore | None, table: T
             await cdc.tag(work, stream)
         elif action.step in ("stream", "replace"):
             if action.step == "replace" and stream is not None and store is not None:
-                gap = await recreated.begin(store, work.desired, stream, now=work.clock(), healthy=healthy)
+                known = await sighting.last_seen(store, work.desired)
+                seen = healthy or (known.healthy_at if known.stream == stream.id else 0.0)
+                gap = await recreated.begin(store, work.desired, stream, now=work.clock(), healthy=seen)
                 work.say(f"gap {gap.id} is recorded")
                 await cdc.delete(work, stream.id)
             stream, fresh = await cdc.create(work), True
@@ -121,5 +123,5 @@ async def _apply(plan: Plan, work: Work, store: CheckpointStore | None, table: T
     gaps: Sequence[Gap] = ()
     if stream.status == "ACTIVE" and store is not None:
         there = await list_streams(work.clients, work.desired.cluster)
-        gaps = await recreated.end(store, work.desired, there, stream, now=work.clock())
+        gaps = await sighting.arrived(store, work.desired, there, stream, work.clock())
     return Applied(changes=plan.changes, stream=stream, gaps=gaps, fault=cdc.unwell(work, stream))

@@ -17,9 +17,9 @@ GONE = "GONE"
 EventKind = Literal[
     "found", "creating", "active", "impaired", "reason", "mended", "failed", "deleting", "gone", "status", "replaced",
     "unanswered", "denied", "answered", "countdown", "escalate", "lagging", "caught_up",
-    "acting", "acted", "not_acted", "gap",
+    "remedy", "acting", "acted", "not_acted", "gap",
 ]  # fmt: skip
-"""What may be told of a stream. `status`: one that the service added since. `acting` to `gap` come from whoever mends it."""
+"""What may be told of a stream. `status`: one that the service added since. `remedy` to `gap` come from whoever mends it."""
 
 REMINDERS = (5 * 86_400.0, 2 * 86_400.0, 86_400.0, 6 * 3600.0, 3600.0, 0.0)
 """Seconds before what is held back is lost, at which it is said again."""
@@ -39,7 +39,7 @@ _KINDS: dict[str, EventKind] = {
     GONE: "gone",
 }
 _ERRORS = ("impaired", "failed", "gone", "deleting", "reason", "replaced", "countdown", "escalate", "denied", "gap")
-_WARNINGS = ("unanswered", "lagging", "status", "acting", "not_acted")
+_WARNINGS = ("unanswered", "remedy", "lagging", "status", "acting", "not_acted")
 
 
 Refusal = Literal["", "denied", "throttled"]

@@ -236,12 +236,22 @@ class Watch:
         try:
             observed = await observe(self._desired, clients)
         except Fault as fault:
-            self._remedy = blind(self._health.code, self._desired, self._health.status, since=self._health.broken_since)
+            self._prescribe(blind(self._health.code, self._desired, self._health.status, since=self._health.broken_since), at)
             self._say_stuck("what confirms the cause cannot be looked at", fault)
             return
-        self._remedy = remedy_of(self._desired, observed, since=self._health.broken_since)
+        self._prescribe(remedy_of(self._desired, observed, since=self._health.broken_since), at)
         if self._remedy is not None and await self._mender.mend(clients, self._remedy, self._sighting or Sighting()):
             self._studied_at = 0.0  # what was done is to be seen
+
+    def _prescribe(self, found: Remedy | None, at: float) -> None:
+        """The remedy is told when it is another: of another cause, or with other things to do."""
+        before, self._remedy = self._remedy, found
+        if found is None or (
+            before is not None and (before.error, before.status, before.actions) == (found.error, found.status, found.actions)
+        ):
+            return
+        what = " ".join([found.explanation, *(action.what for action in found.actions)])
+        self._tell(Event(kind="remedy", at=at, stream=self._health.stream, what=what, after=found.as_json()))
 
 
 def log_event(event: Event) -> None:

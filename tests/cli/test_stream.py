@@ -98,6 +98,44 @@ def test_a_failed_stream_is_named_with_its_remedy_and_recreated_with_a_gap(proje
     assert project.run("stream", "apply", "CONFIG", "--json").code == 0
 
 
+MENDED = {
+    "ROLE_ACCESS_DENIED": ("update", "iam_role"),
+    "KINESIS_ACCESS_DENIED": ("update", "iam_role"),
+    "KINESIS_OVERSIZE_RECORD": ("update", "kinesis_stream"),
+}
+
+
+@pytest.mark.parametrize("reason", MENDED)
+def test_apply_mends_what_impairs_the_stream_and_waits_until_it_is_active(
+    project: Project, server: LocalAws, cluster: str, reason: str
+) -> None:
+    made = project.run("stream", "apply", "CONFIG", "--yes", "--json").json["stream"]
+    server.control("cause", cluster=cluster, stream=made["id"], reason=reason)
+    told = project.run("stream", "status", "CONFIG", "--json")
+    assert (told.code, told.json["status"], told.json["reason"]["error"]) == (1, "IMPAIRED", reason)
+    assert told.json["remedy"]["error"] == reason
+    applied = project.run("stream", "apply", "CONFIG", "--yes", "--json")
+    assert (applied.code, changed(applied), applied.json["stream"]["status"]) == (0, [MENDED[reason]], "ACTIVE")
+
+
+def test_apply_does_not_wait_for_what_it_cannot_mend(project: Project, server: LocalAws, cluster: str) -> None:
+    made = project.run("stream", "apply", "CONFIG", "--yes", "--json").json["stream"]
+    server.control("cause", cluster=cluster, stream=made["id"], reason="INTERNAL_ERROR")
+    applied = project.run("stream", "apply", "CONFIG", "--yes", "--json")
+    assert (applied.code, applied.json["changes"], applied.json["stream"]["status"]) == (1, [], "IMPAIRED")
+    assert "E178" in applied.err
+    assert "INTERNAL_ERROR" in applied.err
+
+
+def test_a_target_that_was_deleted_is_made_again_with_the_stream(project: Project, server: LocalAws, cluster: str) -> None:
+    made = project.run("stream", "apply", "CONFIG", "--yes", "--json").json["stream"]
+    server.control("cause", cluster=cluster, stream=made["id"], reason="KINESIS_STREAM_NOT_FOUND")
+    assert project.run("stream", "status", "CONFIG", "--json").json["status"] == "FAILED"
+    applied = project.run("stream", "apply", "CONFIG", "--replace", "--yes", "--json")
+    assert (applied.code, changed(applied)[0], changed(applied)[-1]) == (3, ("create", "kinesis_stream"), ("replace", "cdc_stream"))
+    assert project.run("stream", "status", "CONFIG").code == 0
+
+
 def test_delete_keeps_the_kinesis_stream_unless_all(project: Project, cluster: str) -> None:
     project.run("stream", "apply", "CONFIG", "--yes")
     deleted = project.run("stream", "delete", "CONFIG", "--yes", "--json")

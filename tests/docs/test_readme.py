@@ -24,6 +24,8 @@ from dsqlcdc.core.records import Record
 from dsqlcdc.core.tables import Rule, Tables
 from dsqlcdc.lines import line
 from dsqlcdc.prometheus import METRICS
+from dsqlcdc.streams.causes import CAUSES
+from dsqlcdc.streams.deeds import LIMITS
 from dsqlcdc.testing.records import full
 
 from .reading import README, REFERENCE, ROOT, blocks, named, rows, sections
@@ -182,6 +184,13 @@ def test_the_table_of_outcomes_is_the_enumeration() -> None:
 def test_the_table_of_metrics_is_the_code() -> None:
     said = [(named(name)[0], kind, labels, meaning) for name, kind, labels, meaning in rows(REFERENCE, "Metrics")]
     assert said == [(metric.name, metric.type, ", ".join(metric.labels) or "–", metric.meaning) for metric in METRICS]
+
+
+def test_the_table_of_reasons_is_the_data_of_the_remedies() -> None:
+    said = [(named(code)[0], *others) for code, *others in rows(REFERENCE, "Health of the CDC stream")]
+    causes = [(c.code, c.explanation, c.mends, c.applies or "–", f"{c.within / 60:.0f} min") for c in CAUSES.values()]
+    limits = [(kind, str(limit.a_day), f"{limit.apart / 60:.0f} min") for kind, limit in LIMITS.items()]
+    assert said == [*causes, *limits]
 
 
 def test_every_metric_named_in_the_readme_exists() -> None:

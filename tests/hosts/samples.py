@@ -7,6 +7,9 @@ from typing import Any
 import msgspec
 
 from dsqlcdc.core.telemetry import ShardStatus, Status
+from dsqlcdc.streams.health import Health
+from dsqlcdc.streams.observed import Reason
+from dsqlcdc.streams.watch import View
 
 NOW = 1_800_000_000.0
 SETTLED = {"delivered": 90, "stale": 1, "duplicate": 5, "unrouted": 0, "parked": 2, "dead": 2}
@@ -41,3 +44,19 @@ def status(sink: str = "lake", **changes: Any) -> Status:
         shards=(shard(),),
     )
     return msgspec.structs.replace(plain, **changes)
+
+
+def view(**health: Any) -> View:
+    """A CDC stream that has been IMPAIRED for an hour."""
+    plain = Health(
+        status="IMPAIRED",
+        stream="one",
+        reason=Reason("ROLE_ACCESS_DENIED", NOW - 3600.0),
+        healthy_at=NOW - 3660.0,
+        broken_since=NOW - 3600.0,
+        answered_at=NOW - 5.0,
+    )
+    seen = msgspec.structs.replace(plain, **health)
+    return View(
+        pipeline="orders-cdc", cluster="c", target="orders-cdc", health=seen, stream=None, remedy=None, tried={("trust", "done"): 1}, gaps=2
+    )

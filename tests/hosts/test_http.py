@@ -15,7 +15,7 @@ from dsqlcdc.errors import Misconfigured
 from dsqlcdc.hosts.http import serve
 from dsqlcdc.hosts.readiness import Readiness
 
-from .samples import NOW, status
+from .samples import NOW, status, view
 
 
 class World:
@@ -136,3 +136,14 @@ async def test_a_taken_port_is_said_with_its_place() -> None:
         with pytest.raises(Misconfigured, match=r"E130.*cannot listen.*in use"):
             async with serve(url.removeprefix("http://"), list):
                 pass
+
+
+async def test_the_cdc_stream_is_shown_where_it_is_watched_and_is_no_reason_not_to_be_ready() -> None:
+    async with serve("127.0.0.1:0", lambda: [status()], watch=view, clock=lambda: NOW) as url, aiohttp.ClientSession() as client:
+        for path in ("/readyz", "/status"):
+            async with client.get(url + path) as response:
+                body = await response.json()
+                assert response.status == 200
+                assert body["stream"]["status"] == "IMPAIRED"
+                assert body["stream"]["reason"]["error"] == "ROLE_ACCESS_DENIED"
+                assert body["stream"]["kept_until"] == "2027-01-22T07:00:00Z"

@@ -13,10 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from dsqlcdc.contract import Outcome
 from dsqlcdc.core.telemetry import Status
-from dsqlcdc.prometheus import CODES, METRICS, READING, STATES, Metrics, describe
+from dsqlcdc.prometheus import CODES, METRICS, READING, STATES, STATUSES, Metrics, describe
 from dsqlcdc.sources.counts import Counts, ShardCounts
+from dsqlcdc.streams.watch import View
 
-from .samples import NOW, SETTLED, shard, status
+from .samples import NOW, SETTLED, shard, status, view
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -26,15 +27,15 @@ def counts() -> Counts:
     return Counts(40, 110, 48_000, 3, 1, 9, 2, 0, 4, {"throttled": 3}, 1024, 2048, shards)
 
 
-def text(statuses: list[Status], source: Counts | None = None) -> str:
+def text(statuses: list[Status], source: Counts | None = None, watch: View | None = None) -> str:
     registry = CollectorRegistry()
-    registry.register(Metrics(lambda: statuses, (lambda: source) if source else None, lambda: NOW))
+    registry.register(Metrics(lambda: statuses, (lambda: source) if source else None, lambda: NOW, (lambda: watch) if watch else None))
     return generate_latest(registry).decode()
 
 
-def series(statuses: list[Status], source: Counts | None = None) -> Series:
+def series(statuses: list[Status], source: Counts | None = None, watch: View | None = None) -> Series:
     found: Series = {}
-    for family in parse(text(statuses, source)):
+    for family in parse(text(statuses, source, watch)):
         for sample in family.samples:
             name = sample.name, tuple(sorted(sample.labels.items()))
             assert name not in found, f"{name} twice"
@@ -43,7 +44,7 @@ def series(statuses: list[Status], source: Counts | None = None) -> Series:
 
 
 def test_every_metric_of_the_table_is_exposed_with_its_type_labels_and_meaning() -> None:
-    families = {family.name: family for family in parse(text([status()], counts()))}
+    families = {family.name: family for family in parse(text([status()], counts(), view()))}
     for name, type_, labels, meaning in describe():
         family = families.pop(name.removesuffix("_total") if type_ == "counter" else name)
         assert (family.type, family.documentation) == (type_, meaning)
@@ -58,7 +59,7 @@ def test_names_follow_the_conventions() -> None:
     for metric in METRICS:
         assert re.fullmatch(r"dsqlcdc_[a-z_]+", metric.name)
         assert metric.name.endswith("_total") == (metric.type == "counter")
-        assert (metric.of_status is None) != (metric.of_source is None)
+        assert [metric.of_status, metric.of_source, metric.of_watch].count(None) == 2
         assert metric.meaning.endswith(".")
     assert len({metric.name for metric in METRICS}) == len(METRICS)
 
@@ -143,3 +144,26 @@ def test_nothing_is_asked_before_a_scrape() -> None:
     assert asked == []
     generate_latest(registry)
     assert asked == ["statuses"]
+
+
+def test_the_cdc_stream_shows_its_one_status_and_reason_and_how_long_it_is_kept() -> None:
+    found = series([], watch=view())
+    common = ("pipeline", "orders-cdc")
+    statuses = {dict(labels)["status"]: value for (name, labels), value in found.items() if name == "dsqlcdc_stream_status"}
+    assert statuses == {**dict.fromkeys(STATUSES, 0.0), "IMPAIRED": 1.0}
+    reasons = {dict(labels)["reason"] for (name, labels), value in found.items() if name == "dsqlcdc_stream_reason" and value}
+    assert reasons == {"ROLE_ACCESS_DENIED"}
+    assert found["dsqlcdc_stream_since_active_seconds", (common,)] == 3660.0
+    assert found["dsqlcdc_stream_kept_seconds", (common,)] == 7 * 86_400.0 - 3600.0
+    assert found["dsqlcdc_stream_remedies_total", (("kind", "trust"), common, ("result", "done"))] == 1.0
+    assert found["dsqlcdc_stream_gaps", (common,)] == 2.0
+
+
+def test_a_cdc_stream_that_nobody_has_seen_yet_is_unknown_and_has_no_ages() -> None:
+    found = series([], watch=view(status="", reason=None, healthy_at=0.0, broken_since=0.0, answered_at=0.0))
+    assert found["dsqlcdc_stream_status", (("pipeline", "orders-cdc"), ("status", "UNKNOWN"))] == 1.0
+    assert not {name for name, _ in found if name.endswith("_seconds")}
+
+
+def test_without_a_watch_the_cdc_stream_has_no_series() -> None:
+    assert not {name for name, _ in series([status()]) if name.startswith("dsqlcdc_stream_")}

@@ -10,7 +10,7 @@ import msgspec
 from dsqlcdc.core.ports import CheckpointStore
 from dsqlcdc.streams.clients import SERVICES, Clients
 
-READS = ("get_", "list_", "describe_", "gaps")
+READS = ("get_", "list_", "describe_", "gaps", "load")
 
 
 class Killed(BaseException):

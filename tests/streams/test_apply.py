@@ -12,7 +12,7 @@ import pytest
 
 from dsqlcdc.core.ports import Gap
 from dsqlcdc.errors import Misconfigured, Unavailable
-from dsqlcdc.local import Commit, Fault, Local
+from dsqlcdc.local import Commit, Deny, Fault, Local
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.streams.apply import Applied, apply
 from dsqlcdc.streams.clients import Clients
@@ -21,6 +21,7 @@ from dsqlcdc.streams.desired import OWNER_TAG, Desired, Target
 from dsqlcdc.streams.observe import observe
 from dsqlcdc.streams.plan import Plan, plan
 from dsqlcdc.streams.policies import trust_policy, write_policy
+from dsqlcdc.streams.sighting import Sighting, remember
 from dsqlcdc.streams.wanted import ADOPTED_TAG, policy_name
 from dsqlcdc.streams.work import Work
 
@@ -176,6 +177,26 @@ async def test_throttling_and_conflicts_pass(manager: Manager, service: str, cod
     manager.aws.faults.add(Fault(kind="error", service=service, code=code, status=500 if "Internal" in code else 400, times=3, skip=1))
     manager.clients = msgspec.structs.replace(manager.clients, random=lambda: 0.0)
     assert (await manager.apply()).stream.status == "ACTIVE"
+
+
+async def test_a_conflict_is_waited_for_and_told(manager: Manager, caplog: pytest.LogCaptureFixture) -> None:
+    fault = Fault(
+        kind="error", service="dsql", operation="CreateStream", code="ConflictException", status=409, times=2, message="in flight"
+    )
+    manager.aws.faults.add(fault)
+    assert (await manager.apply()).stream.status == "ACTIVE"
+    assert manager.aws.faults.hits == 2
+    assert "in flight" in caplog.text
+
+
+async def test_a_refusal_that_does_not_pass_ends_it_at_once_in_the_services_words(manager: Manager) -> None:
+    fault = Fault(
+        kind="error", service="dsql", operation="CreateStream", code="ValidationException", status=400, times=0, message="no such thing"
+    )
+    manager.aws.faults.add(fault)
+    with pytest.raises(Misconfigured, match="no such thing") as caught:
+        await manager.apply()
+    assert (caught.value.code, manager.aws.faults.hits) == ("E104", 1)
 
 
 # what is there already -----------------------------------------------------------------------------------------------------------------
@@ -341,17 +362,26 @@ async def test_a_stream_that_fails_while_it_is_made_stops_the_waiting_with_reaso
     assert "CLUSTER_CMK_INACCESSIBLE" in str(done.fault)
 
 
-async def test_denials_of_writing_name_action_and_resource(manager: Manager) -> None:
-    refused = {"code": "AccessDeniedException", "status": 403, "message": "denied", "times": 0}
-    manager.aws.faults.add(Fault(kind="error", service="dsql", operation="CreateStream", **refused))
+WRITES = {
+    "kinesis:CreateStream": STREAM_ARN,
+    "kinesis:IncreaseStreamRetentionPeriod": STREAM_ARN,
+    "iam:CreateRole": ROLE_ARN,
+    "iam:PutRolePolicy": ROLE_ARN,
+    "iam:PassRole": ROLE_ARN,
+    "dsql:CreateStream": f"arn:aws:dsql:{REGION}:{ACCOUNT}:cluster/",
+}
+
+
+@pytest.mark.parametrize("action", WRITES)
+async def test_a_denial_of_any_write_names_action_and_resource_and_the_next_apply_goes_on(manager: Manager, action: str) -> None:
+    manager.aws.denials.add(Deny(action=action))
     with pytest.raises(Misconfigured) as caught:
         await manager.apply()
-    statement = {
-        "Effect": "Allow",
-        "Action": "dsql:CreateStream",
-        "Resource": f"arn:aws:dsql:{REGION}:{ACCOUNT}:cluster/{manager.desired.cluster}",
-    }
-    assert json.dumps(statement) in str(caught.value)
+    assert caught.value.code == "E102"
+    assert f'{{"Effect": "Allow", "Action": "{action}", "Resource": "{WRITES[action]}' in caught.value.why
+    manager.aws.denials.clear()
+    assert (await manager.apply()).stream.status == "ACTIVE"
+    assert len(manager.live()) == 1
 
 
 # replacing -----------------------------------------------------------------------------------------------------------------------------
@@ -414,6 +444,23 @@ async def test_a_replacement_that_was_killed_after_the_deletion_needs_no_second_
     done = await manager.apply()
     (gap,) = await manager.gaps()
     assert (gap.id, gap.until) == (open_gap.id, done.stream.id)
+
+
+async def test_the_gap_begins_when_a_daemon_last_saw_the_stream_well(manager: Manager) -> None:
+    done = await manager.apply()
+    seen = time.time() - 0.5
+    await remember(manager.store, manager.desired, Sighting(stream=done.stream.id, healthy_at=seen))
+    manager.live()[0].fail("INTERNAL_ERROR")
+    (gap,) = (await manager.apply(replace=True)).gaps
+    assert gap.from_time == seen
+
+
+async def test_a_stream_that_somebody_deleted_by_hand_leaves_its_gap_too(manager: Manager) -> None:
+    done = await manager.apply()
+    await remember(manager.store, manager.desired, Sighting(stream=done.stream.id, healthy_at=5.0))
+    manager.live()[0].delete(0.0)
+    (gap,) = (await manager.apply()).gaps
+    assert (gap.after, gap.from_time) == (done.stream.id, 5.0)
 
 
 async def test_a_gap_that_was_acknowledged_before_the_deletion_does_not_hide_the_loss(manager: Manager) -> None:
