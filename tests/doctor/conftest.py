@@ -37,7 +37,6 @@ class Shop:
     def __init__(self, aws: LocalAws, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.aws, self.directory, self._capsys = aws, directory, capsys
         self.config = directory / "dsqlcdc.yaml"
-        self.advanced = 0.0
         self.account = Aws(region="us-east-1", endpoint_url=aws.endpoint)
         self.cluster = str(self.ask("dsql", lambda dsql: dsql.create_cluster(deletionProtectionEnabled=False))["identifier"])
         self.ask("s3", lambda s3: s3.create_bucket(Bucket=BUCKET))
@@ -72,11 +71,6 @@ class Shop:
 
         return asyncio.run(do())
 
-    def advance(self, seconds: float) -> None:
-        """AWS's clock goes on; it is set back when the test is over, for the server serves others too."""
-        self.advanced += seconds
-        self.aws.advance(seconds)
-
     def stream_id(self) -> str:
         listed = self.ask("dsql", lambda dsql: dsql.list_streams(clusterIdentifier=self.cluster))
         return str(listed["streams"][0]["streamIdentifier"])
@@ -89,8 +83,6 @@ def shop(local_aws: LocalAws, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     ways = local_aws.rules()
-    opened = Shop(local_aws, tmp_path, capsys)
-    yield opened
+    yield Shop(local_aws, tmp_path, capsys)
     local_aws.mend()
     local_aws.rules(**ways)
-    local_aws.advance(-opened.advanced)

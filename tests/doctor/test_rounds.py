@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 
 import pytest
 
+from dsqlcdc.doctor.place import check_place
 from dsqlcdc.streams.observed import CODES
 
 from .conftest import ROLE, STREAM, Shop
@@ -64,7 +67,6 @@ def test_an_impaired_stream_is_an_error_under_the_code_of_its_reason(shop: Shop)
 
 def test_a_stream_whose_target_is_gone_is_failed_and_not_for_fix(shop: Shop) -> None:
     shop.ask("kinesis", lambda kinesis: kinesis.delete_stream(StreamName=STREAM))
-    shop.advance(60)
     shop.aws.commit(cluster=shop.cluster, transactions=1)
     found = shop.findings("error")
     assert "FAILED" in found["KINESIS_STREAM_NOT_FOUND"]["what"]
@@ -75,8 +77,8 @@ def test_a_stream_whose_target_is_gone_is_failed_and_not_for_fix(shop: Shop) -> 
 
 def test_a_stream_that_is_being_made_is_an_error_without_a_reason(shop: Shop) -> None:
     stream = shop.stream_id()
+    shop.aws.rules(delay=0.0)
     shop.ask("dsql", lambda dsql: dsql.delete_stream(clusterIdentifier=shop.cluster, streamIdentifier=stream))
-    shop.advance(10)
     assert "E402" in shop.findings("error")
     shop.aws.rules(delay=1000.0)
     given = {
@@ -133,8 +135,8 @@ def test_a_sleeping_cluster_with_its_stream_is_a_warning_without_it_an_error(sho
     shop.aws.cdc(shop.cluster, status="IDLE")
     assert shop.findings()["E401"]["severity"] == "warning"
     stream = shop.stream_id()
+    shop.aws.rules(delay=0.0)
     shop.ask("dsql", lambda dsql: dsql.delete_stream(clusterIdentifier=shop.cluster, streamIdentifier=stream))
-    shop.advance(10)
     shop.aws.cdc(shop.cluster, status="IDLE")
     assert shop.findings()["E401"]["severity"] == "error"
 
@@ -205,9 +207,16 @@ def test_no_credentials_and_no_aws_leave_the_other_checks(shop: Shop, monkeypatc
     assert {"DSQLCDC-E105", "DSQLCDC-E140"} <= {one["code"] for one in told["findings"]}
 
 
-@pytest.mark.parametrize(("seconds", "severity"), [(120.0, "warning"), (3600.0, "error")])
-def test_a_clock_that_is_wrong_is_told_by_how_much(shop: Shop, seconds: float, severity: str) -> None:
-    shop.advance(seconds)
-    found = shop.findings()
-    assert found["E180"]["severity"] == severity
-    assert "behind" in found["E180"]["why"]
+@pytest.mark.parametrize(
+    ("seconds", "severity", "side"), [(0.0, "", ""), (-120.0, "warning", "behind"), (120.0, "warning", "ahead"), (3600.0, "error", "ahead")]
+)
+def test_a_clock_that_is_wrong_is_told_by_how_much(shop: Shop, seconds: float, severity: str, side: str) -> None:
+    found = asyncio.run(check_place(shop.account, lambda: time.time() + seconds))
+    assert [(one.code, one.severity) for one in found] == ([("E180", severity)] if severity else [])
+    assert side in "".join(one.why for one in found)
+
+
+def test_the_time_is_told_also_where_aws_refuses_us(shop: Shop) -> None:
+    shop.aws.fault("error", service="sts", code="RequestExpired", status=400)
+    found = asyncio.run(check_place(shop.account, lambda: time.time() - 1000))
+    assert [one.code for one in found] == ["E122", "E180"]
