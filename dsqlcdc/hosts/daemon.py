@@ -11,15 +11,18 @@ from typing import Any
 
 import msgspec
 
-from dsqlcdc.assemble import Assembly, assemble
+from dsqlcdc.assemble import Assembly, assemble, make_watch, open_checkpoints
 from dsqlcdc.config import Config
 from dsqlcdc.core.patience import until
 from dsqlcdc.core.pipeline import Pipeline
 from dsqlcdc.core.telemetry import Status
-from dsqlcdc.errors import Fault, Lost, Stopped
+from dsqlcdc.errors import Fault, Lost, Misconfigured, Stopped
 from dsqlcdc.streams.watch import Watch
 
 log = logging.getLogger("dsqlcdc.daemon")
+
+_MISSING = "E103"
+"""What is asked for does not exist: of a source, its Kinesis stream."""
 
 Watcher = Callable[[Assembly], AbstractAsyncContextManager[Any]]
 """Something that looks on while pipelines run: the http server, the display."""
@@ -60,12 +63,19 @@ async def run(
     """Run every pipeline of the config. A sink that stops does not stop the others.
 
     SIGTERM and SIGINT (or `stop`) end reading; what is in flight is drained and committed. A second signal cancels: what was settled is
-    still committed, the rest is read again. Raises ConfigError and what opening stream or state raises (Misconfigured, Unavailable).
+    still committed, the rest is read again. Where the Kinesis stream is gone the CDC stream is looked at once more before this ends, so that
+    what its remedy makes again is there at the next start. Raises ConfigError and what opening stream or state raises (Misconfigured,
+    Unavailable).
     """
     stop = stop or asyncio.Event()
     async with AsyncExitStack() as stack:
         stack.enter_context(_signals(stop))
-        assembly = await until(stack.enter_async_context(assemble(config, once=once, deadline=deadline)), stop)
+        try:
+            assembly = await until(stack.enter_async_context(assemble(config, once=once, deadline=deadline)), stop)
+        except Misconfigured as fault:
+            if config.stream is not None and fault.code == _MISSING:
+                await until(_look_once(config), stop)
+            raise
         if assembly is None:
             return Result((), {}, 0)
         if assembly.watch is not None:
@@ -73,10 +83,21 @@ async def run(
         for watcher in watchers:
             await stack.enter_async_context(watcher(assembly))
         outcomes = await asyncio.gather(*(_one(pipeline, stop) for pipeline in assembly.pipelines))
+        if assembly.watch is not None and any(fault is not None and fault.code == _MISSING for fault in outcomes):
+            await until(assembly.watch.once(), stop)
         gaps = sum(not gap.acked for gap in await assembly.checkpoints.gaps(config.pipeline))
         statuses = [pipeline.status() for pipeline in assembly.pipelines]
         faults = {status.sink: fault for status, fault in zip(statuses, outcomes, strict=True) if fault is not None}
         return Result(statuses, faults, gaps)
+
+
+async def _look_once(config: Config) -> None:
+    """Without a Kinesis stream there is nothing to read, and whoever is to make it again where the config says so is the watch."""
+    store = open_checkpoints(config)
+    try:
+        await make_watch(config, store).once()
+    finally:
+        await store.close()
 
 
 @asynccontextmanager

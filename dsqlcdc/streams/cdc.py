@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 from typing import Any
 
 from dsqlcdc.aws import error_code
@@ -60,7 +61,7 @@ async def _created(work: Work, number: int) -> dict[str, Any]:
         "tags": wanted_tags(desired),
     }
     token = hashlib.sha256(json.dumps([given, number], sort_keys=True).encode()).hexdigest()
-    loop, pause, since = asyncio.get_running_loop(), work.poll, asyncio.get_running_loop().time()
+    loop, pause, since = asyncio.get_running_loop(), work.poll, math.inf
     while True:
         try:
             return await clients.ask(
@@ -72,6 +73,7 @@ async def _created(work: Work, number: int) -> dict[str, Any]:
                 **given,
             )
         except Misconfigured as error:
+            since = min(since, loop.time())
             await _refused(work, error, role, loop.time() - since)
         work.say(f"DSQL does not take the role yet, a new one needs some seconds ({loop.time() - since:.0f} s)")
         await asyncio.sleep(pause * (0.5 + clients.random()))

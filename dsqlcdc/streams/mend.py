@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 import msgspec
 
@@ -106,7 +105,7 @@ class Mender:
     async def _act(self, clients: Clients, store: CheckpointStore, action: Action, observed: Observed, sighting: Sighting) -> None:
         work = Work(desired=self._wanted(action), observed=observed, clients=clients, say=_said, clock=self._clock)
         if action.kind == "shards":
-            await _reshard(work, int(action.after))
+            await target.reshard(work, int(action.after))
         elif action.kind == "recreate":
             await self._recreate(work, store, sighting)
         else:
@@ -143,14 +142,6 @@ class Mender:
 
     def _say(self, kind: EventKind, what: str, action: Action) -> None:
         self._tell(Event(kind=kind, at=self._clock(), stream="", what=what, before=action.before, after=action.after))
-
-
-async def _reshard(work: Work, shards: int) -> None:
-    clients, name = work.clients, work.desired.target.name
-    given: dict[str, Any] = {"StreamName": name, "TargetShardCount": shards, "ScalingType": "UNIFORM_SCALING"}
-    about = {"where": f"kinesis stream {name}", "resource": clients.stream_arn(name)}
-    await clients.ask(clients.kinesis.update_shard_count, doing="raise the number of shards", **about, **given)
-    await target.settled(work)
 
 
 _ACTS: Mapping[Kind, Callable[[Work], Awaitable[None]]] = {

@@ -11,7 +11,8 @@ from urllib.parse import unquote
 
 import msgspec
 
-from dsqlcdc.streams.clients import Clients
+from dsqlcdc.aws import error_code, errors, translate
+from dsqlcdc.streams.clients import MISSING, Clients
 from dsqlcdc.streams.desired import Desired
 from dsqlcdc.streams.observed import CdcStream, ClusterState, KeyState, Observed, Reason, RoleState, TargetState
 from dsqlcdc.streams.wanted import wanted_role
@@ -91,6 +92,18 @@ async def get_stream(clients: Clients, cluster: str, stream: str) -> CdcStream |
         streamIdentifier=stream,
     )
     return None if found is None else read_stream(found)
+
+
+async def look_at(clients: Clients, cluster: str, stream: str) -> CdcStream | None:
+    """As get_stream, asked once: whoever looks again and again decides by the answers how soon. Raises Unavailable (E121 when throttled)."""
+    try:
+        found = await clients.dsql.get_stream(clusterIdentifier=cluster, streamIdentifier=stream)
+    except errors() as error:
+        if error_code(error) in MISSING:
+            return None
+        where, resource = f"cluster {cluster}, stream {stream}", clients.cdc_arn(cluster, stream)
+        raise translate(error, doing="look at the CDC stream", where=where, resource=resource) from error
+    return read_stream(found)
 
 
 def read_stream(found: Mapping[str, Any]) -> CdcStream:

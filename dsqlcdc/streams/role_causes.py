@@ -95,7 +95,7 @@ def _lacks(facts: Facts, question: str, answers: Mapping[str, Grant | None]) -> 
 
 
 def _writes(facts: Facts) -> Check:
-    answers = {action: _granted(facts, action, facts.target_arn) for action in WRITE_ACTIONS}
+    answers: dict[str, Grant | None] = {action: _granted(facts, action, facts.target_arn) for action in WRITE_ACTIONS}
     return _lacks(facts, f"Does the role lack the right to write to {facts.target_name}?", answers)
 
 

@@ -68,6 +68,17 @@ async def change_mode(work: Work) -> None:
     await _reach(work, lambda there: there.mode == wanted.mode, update)
 
 
+async def reshard(work: Work, shards: int) -> None:
+    """Raise the number of shards, at most to twice as many: what a provisioned stream takes grows with them."""
+    clients = work.clients
+
+    async def update(there: TargetState) -> None:
+        given: dict[str, Any] = {"StreamARN": there.arn, "TargetShardCount": shards, "ScalingType": "UNIFORM_SCALING"}
+        await clients.ask(clients.kinesis.update_shard_count, doing="raise the number of shards", **_about(work), **given)
+
+    await _reach(work, lambda there: there.open_shards >= shards, update)
+
+
 async def encrypt(work: Work) -> None:
     clients, key = work.clients, work.desired.target.kms_key or ""
 

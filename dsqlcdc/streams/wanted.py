@@ -7,7 +7,7 @@ from typing import Any
 
 from dsqlcdc.streams.desired import OWNER_TAG, Desired
 from dsqlcdc.streams.observed import Observed, RoleState
-from dsqlcdc.streams.policies import WRITE_ACTIONS, grants, trust_faults, trust_policy, write_policy
+from dsqlcdc.streams.policies import WRITE_ACTIONS, Grant, grants, trust_faults, trust_policy, write_policy
 from dsqlcdc.streams.policies.documents import KEY_ACTION, via_kinesis
 
 ADOPTED_TAG = "dsqlcdc:adopted-by"
@@ -94,10 +94,10 @@ def lacks(desired: Desired, observed: Observed, role: RoleState) -> list[str]:
     return [action for action, allowed in granted(desired, observed, role).items() if allowed != "allowed"]
 
 
-def granted(desired: Desired, observed: Observed, role: RoleState) -> dict[str, str]:
+def granted(desired: Desired, observed: Observed, role: RoleState) -> dict[str, Grant]:
     """What the role's policies say of each action it needs."""
     policies, arn = [*role.inline.values(), *role.attached.values()], target_arn(desired, observed)
-    found: dict[str, str] = {action: grants(policies, action, arn) for action in WRITE_ACTIONS}
+    found: dict[str, Grant] = {action: grants(policies, action, arn) for action in WRITE_ACTIONS}
     if observed.key is not None:
         found[KEY_ACTION] = grants(policies, KEY_ACTION, observed.key.arn, {"kms:viaservice": via_kinesis(observed.region)})
     return found

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from dsqlcdc.aws import errors, translate
 from dsqlcdc.core.ports import CheckpointStore
 from dsqlcdc.errors import Fault, Unavailable
 from dsqlcdc.streams.clients import Clients
@@ -19,7 +18,7 @@ from dsqlcdc.streams.desired import Desired
 from dsqlcdc.streams.facts import Kind
 from dsqlcdc.streams.health import GONE, Event, Health, Look, pause, see
 from dsqlcdc.streams.mend import Mender, told_gap
-from dsqlcdc.streams.observe import list_streams, observe, read_stream
+from dsqlcdc.streams.observe import list_streams, look_at, observe
 from dsqlcdc.streams.observed import CdcStream
 from dsqlcdc.streams.recreated import KIND
 from dsqlcdc.streams.remedies import Remedy, blind, moment, remedy_of
@@ -99,6 +98,7 @@ class Watch:
         self._asked = False
         self._stuck = ""
         self._gaps = 0
+        self._looking = asyncio.Lock()
 
     def view(self) -> View:
         return View(
@@ -143,12 +143,16 @@ class Watch:
         await asyncio.sleep(pause(self._health, self._desired.poll, self._random))
 
     async def look(self, clients: Clients) -> None:
-        """Look once, tell, remember, find the remedy, and mend where the config says so."""
+        """Look once, tell, remember, find the remedy, and mend where the config says so. One look at a time."""
+        async with self._looking:
+            await self._look(clients)
+
+    async def _look(self, clients: Clients) -> None:
         at = self._clock()
         try:
             await self._recall()
             stream = await self._find(clients)
-            seen = Look(at=at, status=GONE) if stream is None else _look(stream, at)
+            seen = Look(at=at, status=GONE) if stream is None else _seen(stream, at)
         except Fault as fault:
             self._see(_unanswered(fault, at))
             return
@@ -185,26 +189,14 @@ class Watch:
 
     async def _find(self, clients: Clients) -> CdcStream | None:
         """The stream that is followed, as long as it lives; then the one into the target, if there is one."""
-        followed = await self._get(clients, self._health.stream) if self._health.stream else None
+        cluster, known = self._desired.cluster, self._health.stream
+        followed = await look_at(clients, cluster, known) if known else None
         if followed is not None and followed.status in ("CREATING", "ACTIVE", "IMPAIRED"):
             return followed
         arn = clients.stream_arn(self._desired.target.name)
-        into = [one for one in await list_streams(clients, self._desired.cluster) if one.target == arn]
+        into = [one for one in await list_streams(clients, cluster) if one.target == arn]
         living = [one for one in into if one.status not in ("FAILED", "DELETING", "DELETED")]
         return next(iter(living or ([followed] if followed is not None else into)), None)
-
-    async def _get(self, clients: Clients, stream: str) -> CdcStream | None:
-        """Asked once: how often, is decided by what the looks say."""
-        arn = clients.cdc_arn(self._desired.cluster, stream)
-        about = {"doing": "look at the CDC stream", "where": f"cluster {self._desired.cluster}, stream {stream}", "resource": arn}
-        try:
-            found = await clients.dsql.get_stream(clusterIdentifier=self._desired.cluster, streamIdentifier=stream)
-        except errors() as error:
-            fault = translate(error, **about)
-            if fault.code == "E103":
-                return None
-            raise fault from error
-        return read_stream(found)
 
     async def _keep(self, clients: Clients, seen: Look) -> None:
         """Remember what was seen; where another stream delivers now, the gap."""
@@ -262,7 +254,7 @@ def log_event(event: Event) -> None:
 LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def _look(stream: CdcStream, at: float) -> Look:
+def _seen(stream: CdcStream, at: float) -> Look:
     return Look(at=at, status=stream.status, stream=stream.id, reason=stream.reason)
 
 

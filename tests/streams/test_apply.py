@@ -39,6 +39,7 @@ class Manager:
         self.aws, self.clients, self.desired = aws, clients, desired
         self.said: list[str] = []
         self.store = MemoryCheckpoints()
+        self.role_wait = 5.0
 
     async def work(self, clients: Clients | None = None) -> Work:
         clients = clients or self.clients
@@ -50,7 +51,7 @@ class Manager:
             clock=time.time,
             poll=0.01,
             poll_most=0.05,
-            role_wait=0.5,
+            role_wait=self.role_wait,
         )
 
     async def plan(self) -> Plan:
@@ -296,6 +297,7 @@ async def test_a_role_that_is_not_usable_yet_is_offered_again(manager: Manager) 
 
 async def test_a_role_that_never_becomes_usable_is_given_up_in_the_services_words(manager: Manager) -> None:
     manager.aws.dsql.role_delay = 3600
+    manager.role_wait = 0.2
     with pytest.raises(Misconfigured, match="IAM role") as caught:
         await manager.apply()
     assert caught.value.code == "E175"
@@ -333,8 +335,8 @@ async def test_a_full_cluster_is_named_with_the_streams_it_has(manager: Manager)
 
 
 async def test_a_quota_that_is_met_only_at_the_call_is_told_as_plainly(manager: Manager) -> None:
-    said = {"message": "You have reached the stream limit.", "code": "ServiceQuotaExceededException", "status": 402}
-    manager.aws.faults.add(Fault(kind="error", service="dsql", operation="CreateStream", times=0, **said))
+    code, message = "ServiceQuotaExceededException", "You have reached the stream limit."
+    manager.aws.faults.add(Fault(kind="error", service="dsql", operation="CreateStream", times=0, code=code, status=402, message=message))
     with pytest.raises(Misconfigured) as caught:
         await manager.apply()
     assert caught.value.code == "E173"

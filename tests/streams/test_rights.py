@@ -14,9 +14,10 @@ from dsqlcdc.local import Local
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.streams import apply as applying
 from dsqlcdc.streams import delete as deleting
+from dsqlcdc.streams import target as target_of
 from dsqlcdc.streams.clients import MISSING, Clients
 from dsqlcdc.streams.desired import Desired, Target
-from dsqlcdc.streams.observe import observe
+from dsqlcdc.streams.observe import list_streams, look_at, observe
 from dsqlcdc.streams.plan import plan
 from dsqlcdc.streams.policies import grants, trust_policy
 from dsqlcdc.streams.work import Work
@@ -65,12 +66,13 @@ class Runs:
     def __init__(self, aws: Local, clients: Clients, desired: Desired) -> None:
         self.aws, self.desired, self.plain = aws, desired, clients
         self.called: Called = set()
+        self.said: list[str] = []
         self.clients = Recording(**{name: getattr(clients, name) for name in Clients.__struct_fields__}, called=self.called)
 
     async def work(self, **change: Any) -> Work:
         self.desired = msgspec.structs.replace(self.desired, **change)
         observed = await observe(self.desired, self.clients)
-        return Work(desired=self.desired, observed=observed, clients=self.clients, say=str, clock=lambda: 1e9, poll=0.01, poll_most=0.05)
+        return Work(desired=self.desired, observed=observed, clients=self.clients, say=self.said.append, clock=lambda: 1e9, poll=0.01, poll_most=0.05)
 
     async def apply(self, **change: Any) -> None:
         work = await self.work(**change)
@@ -124,6 +126,10 @@ async def test_each_command_may_do_what_it_calls_and_nothing_more(runs: Runs) ->
     everything = set(runs.called)
     runs.hold(["stream-apply"], beside)
 
+    [stream] = await list_streams(runs.clients, runs.desired.cluster)
+    assert await look_at(runs.clients, runs.desired.cluster, stream.id) == stream
+    runs.hold(["stream-watch"], {})
+
     plan((await runs.work()).desired, (await runs.work()).observed)
     everything |= runs.called
     runs.hold(["stream-read"], {})
@@ -143,6 +149,14 @@ async def test_each_command_may_do_what_it_calls_and_nothing_more(runs: Runs) ->
     everything |= runs.called
     more = {called for called, _ in runs.called} & {"kms:DescribeKey", "kinesis:StartStreamEncryption"}
     assert actions(runs.policy("stream-apply-kms")) == more | {"kms:Decrypt"}
+
+    runs.aws.kinesis.stream("orders-cdc").mode = "PROVISIONED"
+    runs.called.clear()
+    await target_of.reshard(await runs.work(), 2)
+    everything |= runs.called
+    assert {called for called, _ in runs.called} - actions(runs.policy("stream-apply", "stream-apply-kms")) == actions(
+        runs.policy("stream-remedies")
+    )
 
     assert {called for called, _ in everything} == in_the_sources(), "a call that no run above makes"
 
