@@ -51,6 +51,33 @@ def test_a_row_that_stays_incomplete_becomes_dead_letters_and_a_gap_and_is_compl
     play(work())
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_no_row_is_declared_incomplete_while_its_pieces_may_be_held_back(held: bool) -> None:
+    """And when that is over its age begins anew. The control: where nothing is held back it is declared in time."""
+
+    async def work() -> None:
+        main, *pieces = chunked("c", "app.t", {"id": 1, "text": "x" * 40}, 5, size=20)
+        bench, stop = Bench(stream_of(main, *pieces[:-1]), max_age=60.0), asyncio.Event()
+        since = float("inf") if held else 0.0
+        pipeline = bench.run(RecordingSink(), source=MemorySource(bench.stream, follow=True), complete_since=lambda: since)
+        running = asyncio.ensure_future(pipeline.run(stop))
+
+        async def after(seconds: int) -> int:
+            for _ in range(seconds):
+                bench.stream.now += 1.0
+                await asyncio.sleep(1.0)
+            return len(bench.letters.kept)
+
+        assert await after(600) == (0 if held else len(pieces))
+        since = bench.stream.now
+        assert await after(50) == (0 if held else len(pieces))
+        assert await after(30) == len(pieces)
+        stop.set()
+        await running
+
+    play(work())
+
+
 def test_a_checkpoint_stays_before_parts_that_are_held_in_memory() -> None:
     async def work() -> None:
         main, *pieces = chunked("c", "app.t", {"id": 1, "text": "x" * 40}, 5, size=20)
