@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -85,7 +86,9 @@ def of_fault(fault: Fault, *, severity: Severity = "error", about: str = "") -> 
     why = f"{about}: {fault.why}" if about and fault.why else about or fault.why
     statement = why.partition("IAM statement to add: ")[2]
     if statement:
-        remedy = f"Add to the policy of whoever runs this: {statement}"
+        end = json.JSONDecoder().raw_decode(statement)[1]
+        more = statement[end:].lstrip(". ")
+        remedy = f"Add to the policy of whoever runs this: {statement[:end]}" + (f"\n{more}" if more else "")
     elif fault.run:
         remedy = f"Run: {fault.run}"
     elif isinstance(fault, Unavailable):

@@ -189,7 +189,7 @@ def test_a_denial_names_action_and_resource_prints_the_statement_and_the_rest_go
     severities = {}
     for one in told["findings"]:
         if one["code"] == "DSQLCDC-E102":
-            statement = json.loads(one["remedy"].partition(": ")[2])
+            statement = json.loads(one["remedy"].splitlines()[0].partition(": ")[2])
             assert statement["Effect"] == "Allow"
             assert statement["Action"] in one["why"]
             assert statement["Resource"].startswith("arn:aws:") or statement["Resource"] == "*"
