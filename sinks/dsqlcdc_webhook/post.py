@@ -98,17 +98,30 @@ class HttpPost:
         try:
             async with asyncio.timeout(self._patience):
                 found = [str(one["host"]) for one in await self._resolver.resolve(host, port)] if named else [host]
-                _, writer = await asyncio.open_connection(
-                    found[0], port, ssl=self._tls if secure else None, server_hostname=host if secure else None
-                )
-                writer.close()
-                await writer.wait_closed()
+                for address in found:
+                    try:
+                        await self._shake(address, port, host if secure else None)
+                        return
+                    except ssl.SSLError:
+                        raise
+                    except OSError:
+                        if address == found[-1]:
+                            raise
         except TimeoutError as error:
             raise NoAnswer("no connection in time", slow=True) from error
         except ssl.SSLError as error:
             raise NoAnswer(f"its certificate is refused: {_short(error)}", untrusted=True) from error
         except OSError as error:
             raise NoAnswer(_short(error)) from error
+
+    async def _shake(self, address: str, port: int, host: str | None) -> None:
+        """Connect and hang up; with TLS for `host` unless that is None."""
+        _, writer = await asyncio.open_connection(address, port, ssl=self._tls if host else None, server_hostname=host)
+        writer.close()
+        try:
+            await writer.wait_closed()
+        except OSError:
+            pass  # it hung up first: it was there
 
     @staticmethod
     async def _read(response: aiohttp.ClientResponse) -> bytes:
