@@ -66,6 +66,8 @@ async def _round(config: Config, path: str, *, fix: bool, yes: bool, quiet: bool
             say("\n".join(["These changes would be made:", *changes_of(plan, work)]))
             if not asked("Make them?", f"dsqlcdc doctor {path} --fix", yes=yes):
                 say("Nothing was changed.")
+                if not quiet:  # it has been shown
+                    raise typer.Exit(0 if report.ok else 1)
                 return report
             done = await apply(plan, work, deadline=_PATIENCE)
             if done.fault is not None:

@@ -65,7 +65,10 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "E417": ("warning", "streams of other accounts could have DSQL use the role (confused deputy)"),
     "E418": ("info", "streams of other clusters of the account may use the role"),
     "E419": ("error", "the role may not write to the Kinesis stream"),
-    "E420": ("error", "the role may not use the KMS key of the Kinesis stream"),
+    "E420": (
+        "error",
+        "the role may not use the KMS key of the Kinesis stream (warning: the CDC stream is ACTIVE, so the key's own policy lets it)",
+    ),
     "E421": ("warning", "it cannot be told whether the role may write: conditions, or a permissions boundary"),
     "E422": ("warning", "the CDC stream writes with another role than the config names"),
     "E430": ("warning", "a table without a configured key: its changes are at least once (error: a sink needs the key)"),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dsqlcdc.doctor.finding import Finding, found
+from dsqlcdc.doctor.finding import Finding, Severity, found
 from dsqlcdc.doctor.stream import APPLY, Seen
 from dsqlcdc.streams.desired import Desired
 from dsqlcdc.streams.facts import command
@@ -88,10 +88,16 @@ def _rights(desired: Desired, seen: Seen, role: RoleState, boundary: Mapping[str
     flags = ("--role-name", role.name, "--policy-name", policy_name(desired))
     remedy = f"It needs {json.dumps(wanted)}\nRun: {command('aws', 'iam', 'put-role-policy', *flags, policy_document=wanted)}"
     where = f"iam role {role.name}"
+    if role.boundary:
+        remedy = f"{remedy}\nIts permissions boundary {role.boundary} must allow the same"
     if explicit:
         remedy = f"Take the Deny out of its policies or its permissions boundary: it wins over whatever is allowed.\n{remedy}"
+    stream = seen.stream(desired)
+    proven = stream is not None and stream.status == "ACTIVE" and not explicit  # then the key's own policy lets it
     for code, what in (("E419", "the role may not write to the Kinesis stream"), ("E420", "the role may not use the stream's KMS key")):
         if code in missing:
-            yield found(code, what, where=where, why="; ".join(missing[code]), remedy=remedy)
+            grave: Severity = "warning" if code == "E420" and proven else "error"
+            why = "; ".join(missing[code]) + (", unless the key's own policy allows it" if code == "E420" else "")
+            yield found(code, what, where=where, why=why, remedy=remedy, severity=grave)
     if unsure and not missing:
         yield found("E421", "it cannot be told whether the role may write", where=where, why="; ".join(unsure), remedy=remedy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import shlex
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -202,5 +202,5 @@ def _told(finding: Finding, path: str, hidden: Sequence[str]) -> Finding:
     for name, text in said.items():
         for secret in hidden:
             text = text.replace(secret, "***")
-        said[name] = text.replace("CONFIG", os.fspath(path)) if name == "remedy" else text
+        said[name] = text.replace("CONFIG", shlex.quote(path)) if name == "remedy" else text
     return msgspec.structs.replace(finding, **said)
