@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -89,7 +90,7 @@ class Watch:
     ) -> None:
         self._desired, self._open, self._store = desired, open, store
         self._tell, self._clock, self._random = tell, clock, random
-        self._mender = Mender(desired, lease, durable=durable, tell=tell, clock=clock)
+        self._mender = Mender(desired, lease, durable=durable, tell=self._tell_of_this, clock=clock)
         self._health = Health()
         self._stream: CdcStream | None = None
         self._remedy: Remedy | None = None
@@ -138,6 +139,10 @@ class Watch:
                 await self.look(clients)
         except Fault as fault:
             self._see(_unanswered(fault, self._clock()))
+
+    def _tell_of_this(self, event: Event) -> None:
+        """What whoever mends tells is of the stream that was last seen."""
+        self._tell(event if event.stream else msgspec.structs.replace(event, stream=self._health.stream))
 
     async def _rest(self) -> None:
         await asyncio.sleep(pause(self._health, self._desired.poll, self._random))
@@ -247,8 +252,13 @@ class Watch:
 
 
 def log_event(event: Event) -> None:
-    """An event as a line of the log."""
-    log.log(LEVELS[event.level], "CDC stream %s: %s: %s", event.stream or "-", event.kind, event.what)
+    """An event as a line of the log; of an action also what was before, and after."""
+    change = f" Before: {_compact(event.before)}; after: {_compact(event.after)}" if event.kind in ("acting", "acted") else ""
+    log.log(LEVELS[event.level], "CDC stream %s: %s: %s%s", event.stream or "-", event.kind, event.what, change)
+
+
+def _compact(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
