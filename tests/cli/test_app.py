@@ -27,8 +27,13 @@ SUBCOMMANDS = [
     ["dead", "discard"],
     ["checkpoint", "show"],
     ["checkpoint", "reset"],
+    ["stream", "plan"],
+    ["stream", "apply"],
+    ["stream", "status"],
+    ["stream", "watch"],
+    ["stream", "delete"],
 ]
-GROUPS = (["config"], ["dead"], ["checkpoint"])
+GROUPS = (["config"], ["dead"], ["checkpoint"], ["stream"])
 HEAVY = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "orjson", "prometheus_client", "pydantic", "rich", "yaml")
 
 
@@ -58,7 +63,19 @@ def test_the_usage_line_is_golden(project: Project, words: list[str], usage: str
 
 def test_the_list_of_commands_is_golden(project: Project) -> None:
     lines = project.run().out.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in lines] == ["run", "config", "status", "dead", "gaps", "tail", "checkpoint", "demo", "local"]
+    assert [line.split()[0] for line in lines] == [
+        "run",
+        "config",
+        "status",
+        "doctor",
+        "dead",
+        "gaps",
+        "tail",
+        "checkpoint",
+        "stream",
+        "demo",
+        "local",
+    ]
 
 
 @pytest.mark.parametrize("words", [words for words in SUBCOMMANDS if words not in GROUPS], ids=" ".join)

@@ -72,7 +72,15 @@ class Runs:
     async def work(self, **change: Any) -> Work:
         self.desired = msgspec.structs.replace(self.desired, **change)
         observed = await observe(self.desired, self.clients)
-        return Work(desired=self.desired, observed=observed, clients=self.clients, say=self.said.append, clock=lambda: 1e9, poll=0.01, poll_most=0.05)
+        return Work(
+            desired=self.desired,
+            observed=observed,
+            clients=self.clients,
+            say=self.said.append,
+            clock=lambda: 1e9,
+            poll=0.01,
+            poll_most=0.05,
+        )
 
     async def apply(self, **change: Any) -> None:
         work = await self.work(**change)
