@@ -272,6 +272,14 @@ class Sink(abc.ABC):
         pipeline too. When cancelled, the batch counts as not written and comes again after a restart.
         """
 
+    async def probe(self) -> bool:
+        """Ask the destination whether it would take changes; False where there is no way to ask, which is the default.
+
+        `dsqlcdc doctor` calls it on a sink that was entered, without `resume` and `write`, perhaps beside a running daemon. It delivers nothing
+        and leaves nothing behind. Raises Unavailable, Misconfigured, as `write` would.
+        """
+        return False
+
     async def replay(self, changes: Sequence[Change]) -> Sequence[Setback]:
         """Write changes that were dead letters, older than what is in perhaps, while another process may be writing. As `write` otherwise.
 

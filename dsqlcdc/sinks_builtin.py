@@ -32,6 +32,9 @@ class Drop(Sink):
         cls.Options.model_validate(dict(options))
         return cls()
 
+    async def probe(self) -> bool:
+        return True
+
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
         self.changes += len(changes)
         self.bytes += sum([len(change.raw) for change in changes])
@@ -60,6 +63,9 @@ class Stdout(Sink):
     def from_options(cls, options: Mapping[str, Any], context: Context) -> Self:
         """Raises pydantic.ValidationError for unknown or wrong options."""
         return cls(raw=cls.Options.model_validate(dict(options)).raw)
+
+    async def probe(self) -> bool:
+        return True
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
         text = b"".join([line(change, self._raw) for change in changes])

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("dsqlcdc.cli.run", "Read the stream and deliver to the sinks."),
     "config": ("dsqlcdc.cli.config", "Check the config, show it resolved, print its JSON Schema."),
     "status": ("dsqlcdc.cli.status", "Per sink and shard: checkpoint, lag, open, gaps."),
+    "doctor": ("dsqlcdc.cli.doctor", "What a run would trip over, each with its remedy."),
     "dead": ("dsqlcdc.cli.dead", "Records that could not be delivered, and why."),
     "gaps": ("dsqlcdc.cli.gaps", "What may have been lost, with bounds."),
     "tail": ("dsqlcdc.cli.tail", "Changes as they come, to stdout."),

@@ -109,6 +109,9 @@ class Masked(Sink):
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
         return await self._sink.write([self._masks.mask(change) for change in changes])
 
+    async def probe(self) -> bool:
+        return await self._sink.probe()
+
     async def replay(self, changes: Sequence[Change]) -> Sequence[Setback]:
         return await self._sink.replay([self._masks.mask(change) for change in changes])
 

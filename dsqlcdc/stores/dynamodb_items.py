@@ -148,6 +148,16 @@ class DynamoItems:
             raise self._fault(error, "write the state") from error
         return True
 
+    async def may_write(self) -> None:
+        """See, for `dsqlcdc doctor`, whether items may be written: by replacing one that is not there, which DynamoDB refuses after it has
+        looked at the right to. A table that is missing is no fault here."""
+        client = await self._client()
+        try:
+            await client.put_item(TableName=self.table, Item=_key("doctor", "probe"), ConditionExpression="attribute_exists(pk)")
+        except errors() as error:
+            if error_code(error) not in ("ConditionalCheckFailedException", "ResourceNotFoundException"):
+                raise self._fault(error, "write the state") from error
+
     async def delete(self, pk: str, sk: str) -> None:
         client = await self._client()
         try:

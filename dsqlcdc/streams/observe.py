@@ -208,7 +208,7 @@ async def _attached(clients: Clients, role: str, about: Mapping[str, Any]) -> di
     while True:
         page = await clients.find(listing, doing="list the policies attached to the role", RoleName=role, **marker, **about) or {}
         for policy in page.get("AttachedPolicies", ()):
-            said = await _managed(clients, str(policy["PolicyArn"]))
+            said = await get_policy(clients, str(policy["PolicyArn"]))
             if said is not None:
                 found[str(policy["PolicyArn"])] = said
         if not page.get("IsTruncated"):
@@ -216,7 +216,7 @@ async def _attached(clients: Clients, role: str, about: Mapping[str, Any]) -> di
         marker = {"Marker": str(page["Marker"])}
 
 
-async def _managed(clients: Clients, arn: str) -> Mapping[str, Any] | None:
+async def get_policy(clients: Clients, arn: str) -> Mapping[str, Any] | None:
     """The default version of a managed policy."""
     about = {"where": f"iam policy {arn}", "resource": arn}
     found = await clients.find(clients.iam.get_policy, doing="get a policy of the role", PolicyArn=arn, **about)

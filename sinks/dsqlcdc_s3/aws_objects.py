@@ -65,6 +65,18 @@ class AwsObjects:
                     continue
                 raise self._fault(error, f"put {len(body)} bytes", key) from error
 
+    async def try_put(self, key: str) -> bool:
+        try:
+            await self._client.put_object(
+                Bucket=self._options.bucket, Key=key, Body=b"", IfMatch='"none"', **self._stored_as, **self._owner
+            )
+        except errors() as error:
+            code, status = error_code(error), _status(error)
+            if code in ("NoSuchKey", "PreconditionFailed") or (status in (404, 412) and code != "NoSuchBucket"):
+                return False
+            raise self._fault(error, "put an object", key) from error
+        return True
+
     async def get(self, key: str) -> AsyncGenerator[bytes, None]:
         renewals = 0
         while True:

@@ -135,6 +135,21 @@ class Chain:
                 run="use Amazon S3, or a store that answers 412 to such a put",
             )
 
+    async def probe(self) -> None:
+        """May we list, read and put? Reads the last manifest, or one that is not there, and puts what can only be refused."""
+        last = await self.last(0)
+        body = await self.fetch(last or 1)
+        if last is not None and body is not None:
+            self.decode(last, body)
+        key = f"{self._owner.prefix}probe"
+        if await self._objects.try_put(key):
+            raise Misconfigured(
+                "the store ignores If-Match",
+                where=f"{self._owner.place}probe",
+                why="it took an object whose condition did not hold, and so left an empty one there; nothing keeps two writers apart",
+                run="use Amazon S3, or a store that knows conditional writes",
+            )
+
     def held(self, why: str) -> Held:
         return Held(
             "another writer has taken over this sink",

@@ -37,6 +37,11 @@ class Objects(Protocol):
         """
         ...
 
+    async def try_put(self, key: str) -> bool:
+        """May objects be put? Asked by one that can only be refused: on the condition that it replaces what is not there. True where the
+        store took it, since it does not know such conditions; then an empty object is left."""
+        ...
+
     def get(self, key: str) -> AsyncGenerator[bytes, None]:
         """The object's bytes, in pieces of bounded size. Raises Missing at the first step if there is none. Close it when leaving early."""
         ...

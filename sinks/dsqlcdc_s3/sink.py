@@ -180,6 +180,11 @@ class S3Sink(Sink):
         oldest = self._memory.oldest(self._next, self._progress())
         return msgspec.json.encode(Word(FORMAT, self._epoch, oldest, self._place))
 
+    async def probe(self) -> bool:
+        """Says too where the prefix is another sink's."""
+        await self._ready()[0].probe()
+        return True
+
     async def replay(self, changes: Sequence[Change]) -> Sequence[Setback]:
         """Objects of their own, named by Change.id, beside whoever writes the chain. See dsqlcdc_s3.replay for what is guaranteed."""
         if self._replayer is None:

@@ -54,8 +54,7 @@ class Endpoint:
             self._untrusted = now if self._untrusted is None else self._untrusted
             if now - self._untrusted > UNTRUSTED_FOR:
                 why = f"for {now - self._untrusted:.0f} s now: {why}"
-                what, run = "there is no trust between this sink and the receiver", "dsqlcdc run CONFIG, once the certificates are right"
-                self.stop = Misconfigured(what, where=self.where, why=why, run=run, code="E143")
+                self.stop = untrusted(self.where, why)
         self._window.bad(round)
         self._failed(why)
 
@@ -109,3 +108,9 @@ class Endpoint:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def untrusted(where: str, why: str) -> Misconfigured:
+    """A certificate is refused, the receiver's or ours."""
+    what, run = "there is no trust between this sink and the receiver", "dsqlcdc run CONFIG, once the certificates are right"
+    return Misconfigured(what, where=where, why=why, run=run, code="E143")

@@ -13,7 +13,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from dsqlcdc_webhook.addresses import Guarded, Network
+from dsqlcdc_webhook.addresses import Guarded, Network, literal
 from dsqlcdc_webhook.answers import Answer
 
 _AT_ONCE = 512 * 1024
@@ -36,6 +36,10 @@ class Post(Protocol):
 
     async def __call__(self, body: bytes, headers: Mapping[str, str]) -> Answer: ...
 
+    async def reach(self) -> None:
+        """Connect, with TLS, and hang up: nothing is asked for. Raises as a POST would."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -56,10 +60,9 @@ class HttpPost:
         read: int,
         resolver: AbstractResolver | None = None,
     ) -> None:
-        self._url, self._most, self._met = URL(url), read, False
-        connector = aiohttp.TCPConnector(
-            limit=concurrency, ssl=tls, resolver=Guarded(resolver or aiohttp.ThreadedResolver(), allowed, where)
-        )
+        self._url, self._tls, self._patience, self._most, self._met = URL(url), tls, connect_timeout, read, False
+        self._resolver = Guarded(resolver or aiohttp.ThreadedResolver(), allowed, where)
+        connector = aiohttp.TCPConnector(limit=concurrency, ssl=tls, resolver=self._resolver)
         self._session = aiohttp.ClientSession(
             connector=connector,
             trust_env=False,
@@ -101,6 +104,38 @@ class HttpPost:
         if self._url.scheme == "https" and not self._met and _hung_up(error):
             text += "; it has never answered yet: perhaps it wants a client certificate (tls.certificate)"
         return NoAnswer(text)
+
+    async def reach(self) -> None:
+        host, port = self._url.host or "", self._url.port or 443
+        named = literal(host) is None
+        secure = self._url.scheme == "https"
+        try:
+            async with asyncio.timeout(self._patience):
+                found = [str(one["host"]) for one in await self._resolver.resolve(host, port)] if named else [host]
+                for address in found:
+                    try:
+                        await self._shake(address, port, host if secure else None)
+                        return
+                    except ssl.SSLError:
+                        raise
+                    except OSError:
+                        if address == found[-1]:
+                            raise
+        except TimeoutError as error:
+            raise NoAnswer("no connection in time", slow=True) from error
+        except ssl.SSLError as error:
+            raise NoAnswer(f"its certificate is refused: {_short(error)}", untrusted=True) from error
+        except OSError as error:
+            raise NoAnswer(_short(error)) from error
+
+    async def _shake(self, address: str, port: int, host: str | None) -> None:
+        """Connect and hang up; with TLS for `host` unless that is None."""
+        _, writer = await asyncio.open_connection(address, port, ssl=self._tls if host else None, server_hostname=host)
+        writer.close()
+        try:
+            await writer.wait_closed()
+        except OSError:
+            pass  # it hung up first: it was there
 
     async def _read(self, response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
         """The beginning of the body, and is it whole? One that is too long, stalls or breaks is cut with its connection: the status has been

@@ -17,10 +17,10 @@ from yarl import URL
 from dsqlcdc.aws import Aws
 from dsqlcdc.contract import Batching, Change, Context, Misconfigured, Setback, Sink, Unavailable, Verdict
 from dsqlcdc_webhook.claim import Claims, S3Claims
-from dsqlcdc_webhook.endpoint import Endpoint
+from dsqlcdc_webhook.endpoint import Endpoint, untrusted
 from dsqlcdc_webhook.options import Options as WebhookOptions
 from dsqlcdc_webhook.options import Tls
-from dsqlcdc_webhook.post import HttpPost, Post
+from dsqlcdc_webhook.post import HttpPost, NoAnswer, Post
 from dsqlcdc_webhook.requests import CLAIM, Requests
 
 _WRITTEN = 8 * 1024 * 1024
@@ -58,6 +58,7 @@ class WebhookSink(Sink):
         self._endpoint = Endpoint(self._where, options.concurrency, clock)
         self._tls: ssl.SSLContext | None = None
         self._requests: Requests | None = None
+        self._post: Post | None = None
         self._stack = AsyncExitStack()
         if (batch := options.batch) is not None:
             records = min(batch.max_items * options.concurrency, 10_000)
@@ -72,7 +73,7 @@ class WebhookSink(Sink):
         """Raises Misconfigured where a certificate cannot be read, and what opening a client of S3 raises, where one is needed."""
         self._tls = await asyncio.to_thread(self._trust, self._options.tls)
         async with AsyncExitStack() as stack:
-            post = self._make_post()
+            post = self._post = self._make_post()
             stack.push_async_callback(post.close)
             claims = await stack.enter_async_context(self._make_claims()) if self._options.claim_check is not None else None
             self._stack = stack.pop_all()
@@ -111,6 +112,17 @@ class WebhookSink(Sink):
             what, run = "a certificate of the webhook cannot be used", "dsqlcdc config lint CONFIG, once the file is right"
             raise Misconfigured(what, where=self._where, why=str(error), run=run, code="E142") from error
         return context
+
+    async def probe(self) -> bool:
+        """Resolve, judge the address, connect and shake hands: no event is sent."""
+        assert self._post is not None
+        try:
+            await self._post.reach()
+        except NoAnswer as error:
+            if error.untrusted:
+                raise untrusted(self._where, error.why) from error
+            raise self._endpoint.unavailable(error.why, 0.0) from error
+        return True
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
         """One attempt at each change at the most (a batch that is refused whole is halved); what did not go in comes back as RETRY, with

@@ -67,6 +67,7 @@ def test_the_list_of_commands_is_golden(project: Project) -> None:
         "run",
         "config",
         "status",
+        "doctor",
         "dead",
         "gaps",
         "tail",

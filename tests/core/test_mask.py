@@ -145,3 +145,12 @@ def test_a_mask_makes_no_sink_replayable() -> None:
 
     assert not replayable(Masked(Ordered(), masks(secret="drop")))
     assert replayable(Masked(RecordingSink(), masks(secret="drop")))
+
+
+async def test_a_probe_reaches_the_sink_behind_the_masks() -> None:
+    class Asked(RecordingSink):
+        async def probe(self) -> bool:
+            return True
+
+    assert await Masked(Asked(), Masks({}, b"", "here")).probe() is True
+    assert await Masked(RecordingSink(), Masks({}, b"", "here")).probe() is False

@@ -26,6 +26,8 @@ STATE = {
 CLAIMS = {"sinks/dsqlcdc_webhook/claim.py": "s3"}
 MANAGER = tuple(f"dsqlcdc/streams/{name}.py" for name in ("clients", "observe", "target", "role", "cdc"))
 """Their calls are recorded in real runs: tests/streams/test_rights.py."""
+DOCTOR = ("dsqlcdc/doctor/reading.py", "dsqlcdc/doctor/place.py")
+"""What it calls beside what the stream manager and the consumer call."""
 SERVICES = ("kinesis", "dsql", "s3", "iam", "sts", "kms", "dynamodb", "sqs", "lambda", "cloudwatch", "secretsmanager")
 ON_THIS_MACHINE = ("dsqlcdc/local/", "dsqlcdc/testing/", "dsqlcdc/hosts/demo.py")
 """They talk to the embedded AWS only."""
@@ -88,9 +90,15 @@ def test_the_claim_check_may_do_what_it_calls_and_read_what_its_urls_lead_to() -
         assert statement["Resource"] == f"arn:aws:s3:::{VALUES['BUCKET']}/{prefix}*"
 
 
+def test_the_doctor_may_do_what_it_calls_beside_and_nothing_more() -> None:
+    called = {name for path in DOCTOR for name in operations(path)}
+    assert "sts:GetCallerIdentity" in called
+    assert actions(policy("doctor.json")) == called - WITHOUT_PERMISSION
+
+
 def test_no_other_module_calls_aws() -> None:
     """A new one must be given a policy: it fails here first."""
-    known = {*CONSUMER, *STATE, *CLAIMS, *MANAGER}
+    known = {*CONSUMER, *STATE, *CLAIMS, *MANAGER, *DOCTOR}
     found = {path for path in modules() if any(_is_operation(*call) for call in calls((ROOT / path).read_text(encoding="utf-8")))}
     assert found == known
 
@@ -135,7 +143,7 @@ def test_no_policy_gives_a_resource_of_everything_but_where_aws_knows_no_other()
         for statement in statements(policy(path.name))
         if statement.get("Resource") == "*"
     }
-    assert wide == set()
+    assert wide == {("doctor.json", "SeeHowOftenReadsAreThrottled")}
 
 
 @pytest.mark.parametrize("path", sorted(POLICIES.glob("*.json")), ids=lambda path: path.name)

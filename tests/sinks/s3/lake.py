@@ -88,6 +88,9 @@ class FakeObjects:
         self.after(key, body)
         return put
 
+    async def try_put(self, key: str) -> bool:
+        return False
+
     async def get(self, key: str) -> AsyncGenerator[bytes, None]:
         await self.pause()
         self.gets.append(key)
