@@ -54,7 +54,7 @@ class Endpoint:
             self._untrusted = now if self._untrusted is None else self._untrusted
             if now - self._untrusted > UNTRUSTED_FOR:
                 why = f"for {now - self._untrusted:.0f} s now: {why}"
-                self.stop = untrusted(self.where, why)
+                self.stop = no_trust(self.where, why)
         self._window.bad(round)
         self._failed(why)
 
@@ -110,7 +110,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def untrusted(where: str, why: str) -> Misconfigured:
+def no_trust(where: str, why: str) -> Misconfigured:
     """A certificate is refused, the receiver's or ours."""
     what, run = "there is no trust between this sink and the receiver", "dsqlcdc run CONFIG, once the certificates are right"
     return Misconfigured(what, where=where, why=why, run=run, code="E143")

@@ -17,7 +17,7 @@ from yarl import URL
 from dsqlcdc.aws import Aws
 from dsqlcdc.contract import Batching, Change, Context, Misconfigured, Setback, Sink, Unavailable, Verdict
 from dsqlcdc_webhook.claim import Claims, S3Claims
-from dsqlcdc_webhook.endpoint import Endpoint, untrusted
+from dsqlcdc_webhook.endpoint import Endpoint, no_trust
 from dsqlcdc_webhook.options import Options as WebhookOptions
 from dsqlcdc_webhook.options import Tls
 from dsqlcdc_webhook.post import HttpPost, NoAnswer, Post
@@ -120,7 +120,7 @@ class WebhookSink(Sink):
             await self._post.reach()
         except NoAnswer as error:
             if error.untrusted:
-                raise untrusted(self._where, error.why) from error
+                raise no_trust(self._where, error.why) from error
             raise self._endpoint.unavailable(error.why, 0.0) from error
         return True
 
