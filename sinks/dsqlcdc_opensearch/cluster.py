@@ -83,8 +83,10 @@ class Cluster:
                 )
             case _:
                 if (hint := hopeless(said)) is not None:
-                    return Misconfigured("OpenSearch can hold no document", where=self.where, why=f"{hint} ({why})", code="E164")
-                return Misconfigured("OpenSearch refuses a request", where=self.where, why=f"{doing}: {why}", code="E165")
+                    run = "dsqlcdc run CONFIG, once that is changed: nothing is lost meanwhile"
+                    return Misconfigured("OpenSearch can hold no document", where=self.where, why=f"{hint} ({why})", run=run, code="E164")
+                run = "dsqlcdc doctor CONFIG"
+                return Misconfigured("OpenSearch refuses a request", where=self.where, why=f"{doing}: {why}", run=run, code="E165")
 
     def _unavailable(self, why: str, after: float | None) -> Unavailable:
         return Unavailable("OpenSearch does not answer, or not now", where=self.where, why=why, code="E160", after=after)
@@ -95,4 +97,5 @@ class Cluster:
         if now - self._untrusted <= UNTRUSTED_FOR:
             return self._unavailable(why, None)
         why = f"for {now - self._untrusted:.0f} s now: {why}"
-        return Misconfigured("OpenSearch's certificate is not trusted", where=self.where, why=why, code="E166")
+        run = "dsqlcdc doctor CONFIG, once tls.ca or the certificate is right"
+        return Misconfigured("OpenSearch's certificate is not trusted", where=self.where, why=why, run=run, code="E166")

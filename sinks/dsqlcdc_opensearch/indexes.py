@@ -91,7 +91,13 @@ class Indexes:
             return None
         if len(data) != 1:
             why = f"it leads to {len(data)} indexes ({', '.join(sorted(data))}); a row's version is compared within one index"
-            raise Misconfigured("an alias leads to several indexes", where=f"{self._cluster.where}, {alias}", why=why, code="E167")
+            raise Misconfigured(
+                "an alias leads to several indexes",
+                where=f"{self._cluster.where}, {alias}",
+                why=why,
+                run="dsqlcdc run CONFIG, once the alias leads to one index",
+                code="E167",
+            )
         ((index, found),) = data.items()
         if found["aliases"][alias].get("filter") is None:
             await self._alias(index, alias)
@@ -113,7 +119,13 @@ class Indexes:
             return
         if said.type != "resource_already_exists_exception":
             why = f"it answered {status} {said}"
-            raise Misconfigured("an index cannot be made", where=f"{self._cluster.where}, {index}", why=why, code="E168")
+            raise Misconfigured(
+                "an index cannot be made",
+                where=f"{self._cluster.where}, {index}",
+                why=why,
+                run="dsqlcdc run CONFIG, once the cluster lets it be made",
+                code="E168",
+            )
         if await self._behind(alias) is None:  # there, and without its alias: of another process's, both come at once
             await self._check_owner(index, await self._mapping(index))
             await self._alias(index, alias)
@@ -133,7 +145,13 @@ class Indexes:
             why = f"it belongs to pipeline {found.get('pipeline')!r}, sink {found.get('sink')!r}: give this sink another index_prefix"
         else:
             return
-        raise Misconfigured("the index is not this sink's", where=f"{self._cluster.where}, {index}", why=why, code="E169")
+        raise Misconfigured(
+            "the index is not this sink's",
+            where=f"{self._cluster.where}, {index}",
+            why=why,
+            run="dsqlcdc config show CONFIG, and choose another index_prefix",
+            code="E169",
+        )
 
     async def _adopt(self, index: str, alias: str, shape: Shape) -> None:
         """Take over the fields an index has, and give it those it lacks."""

@@ -89,6 +89,11 @@ class OpenSearchSink(Sink):
         """Raises pydantic.ValidationError for unknown or wrong options."""
         return cls(OpenSearchOptions.model_validate(dict(options)), context)
 
+    async def probe(self) -> bool:
+        """Read the sink's own document, as every start does: the address, the certificate and the right to read are tried."""
+        await self._watermark.load()
+        return True
+
     # ── at start ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def __aenter__(self) -> Self:
@@ -158,7 +163,8 @@ class OpenSearchSink(Sink):
                 key = None if tls.key is None else directory / tls.key
                 trust.load_cert_chain(directory / tls.certificate, key, password=lambda: b"")
         except (OSError, ValueError) as error:
-            raise Misconfigured("a certificate of OpenSearch cannot be used", where=self._where, why=str(error), code="E471") from error
+            what, run = "a certificate of OpenSearch cannot be used", "dsqlcdc config lint CONFIG, once the file is right"
+            raise Misconfigured(what, where=self._where, why=str(error), run=run, code="E471") from error
         return trust
 
     def _read_mappings(self) -> Mapping[Path, Mapping[str, Any]]:

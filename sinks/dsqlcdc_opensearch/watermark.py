@@ -45,7 +45,13 @@ class Watermark:
         status, said = await self._cluster.ask("PUT", f"/{self.index}", body, also=(400,))
         if status == 400 and said.type != "resource_already_exists_exception":
             why = f"it answered {status} {said}"
-            raise Misconfigured("an index cannot be made", where=f"{self._cluster.where}, {self.index}", why=why, code="E168")
+            raise Misconfigured(
+                "an index cannot be made",
+                where=f"{self._cluster.where}, {self.index}",
+                why=why,
+                run="dsqlcdc run CONFIG, once the cluster lets it be made",
+                code="E168",
+            )
         path = f"/{self.index}/_doc/{probe}"
         status, said = await self._cluster.ask("PUT", f"{path}?version=2&version_type=external", {}, also=(404,))
         if status == 404:  # made a moment ago
@@ -54,7 +60,13 @@ class Watermark:
         gone, _ = await self._cluster.ask("DELETE", f"{path}?version=3&version_type=external", also=(404, 409))
         if older != 409 or gone == 409:
             why = "a document took the place of a newer one: deletes and updates that come late would undo newer ones"
-            raise Misconfigured("OpenSearch does not keep external versions", where=self._cluster.where, why=why, code="E470")
+            raise Misconfigured(
+                "OpenSearch does not keep external versions",
+                where=self._cluster.where,
+                why=why,
+                run="dsqlcdc config show CONFIG, and name a cluster that does",
+                code="E470",
+            )
 
     async def current(self) -> tuple[int, float]:
         """The watermark, and when it was read (loop time), at most REFRESH seconds ago. Raises Unavailable, Misconfigured."""
