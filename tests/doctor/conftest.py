@@ -76,8 +76,17 @@ class Shop:
         return str(listed["streams"][0]["streamIdentifier"])
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[LocalAws]:
+    """Its own: another test may have pushed the clock of the shared one, and the doctor looks at clocks."""
+    with LocalAws() as aws:
+        yield aws
+
+
 @pytest.fixture
-def shop(local_aws: LocalAws, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+def shop(server: LocalAws, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    local_aws = server
+    local_aws.reset()
     monkeypatch.setattr("botocore.loaders.create_loader", lambda search_path_string=None: LOADER)
     for name, value in local_aws.environ.items():
         monkeypatch.setenv(name, value)

@@ -18,10 +18,13 @@ class Killed(BaseException):
 
 
 class Life:
-    """Ends at call `last` (from 0; -1 never), before it or `after` it took effect. `calls`: what was called, as service and method."""
+    """Ends at call `last` (from 0; -1 never), before it or `after` it took effect. `calls`: what was called, as service and method.
 
-    def __init__(self, last: int = -1, *, after: bool = False, watch: Callable[[], None] = lambda: None) -> None:
-        self.last, self.after, self.watch = last, after, watch
+    With `by_write` only calls that may change something count for `last`: how often a life looks depends on how fast time passes.
+    """
+
+    def __init__(self, last: int = -1, after: bool = False, *, by_write: bool = False, watch: Callable[[], None] = lambda: None) -> None:
+        self.last, self.after, self.by_write, self.watch = last, after, by_write, watch
         self.calls: list[tuple[str, str]] = []
 
     @property
@@ -31,9 +34,9 @@ class Life:
 
     @property
     def deaths(self) -> list[tuple[int, bool]]:
-        """Where such a life may end so that it makes a difference: before each of these calls and after. To die around a call that only
-        reads is to die after the write before it."""
-        return [(number, after) for number in self.writes for after in (False, True)]
+        """Where such a life may end so that it makes a difference: before each write and after. To die around a call that only reads is to
+        die after the write before it."""
+        return [(number, after) for number in range(len(self.writes)) for after in (False, True)]
 
     def mortal(self, name: str, real: Any) -> Any:
         return _Mortal(name, real, self)
@@ -54,8 +57,10 @@ class _Mortal:
         real, life = getattr(self._real, method), self._life
 
         async def call(*given: Any, **named: Any) -> Any:
-            number = len(life.calls)
+            number = len(life.writes if life.by_write else life.calls)
             life.calls.append((self._name, method))
+            if life.by_write and method.startswith(READS):
+                number = -2
             if number == life.last and not life.after:
                 raise Killed
             try:
