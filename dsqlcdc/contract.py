@@ -215,6 +215,10 @@ class Context(msgspec.Struct, frozen=True):
 
     The factory checks its options and does no I/O. It raises ValueError (pydantic.ValidationError is one), which `config lint` reports with
     line and column. `region`, `profile` and `endpoint_url` are the config's `aws` block; `directory` is the config file's.
+
+    `whole` False (Lambda): other processes write at the same time, none of them sees every shard, and there is no checkpoint to keep a
+    `word` with. The instance is entered once and serves one run after another, each of a few records of one shard, each begun by `resume`:
+    nothing it judged before counts any more, and no task of its own may run between two of its calls.
     """
 
     pipeline: str
@@ -223,10 +227,11 @@ class Context(msgspec.Struct, frozen=True):
     region: str | None = None
     profile: str | None = None
     endpoint_url: str | None = None
+    whole: bool = True
 
 
 class Sink(abc.ABC):
-    """A destination. One instance serves one run of one pipeline: entered once, left once.
+    """A destination. One instance serves one run of one pipeline: entered once, left once (where not all is seen: see Context.whole).
 
     The pipeline promises: write is called with at least one change, `lanes` calls at the most are in flight at a time, and with
     `needs_order` changes of one key go down the same lane. A change may come again (same id) after a restart.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
@@ -30,14 +31,12 @@ from dsqlcdc.errors import Fault
 
 log = logging.getLogger("dsqlcdc.pipeline")
 
-_EXPIRY_CHECK = 5.0
-
-
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """All that one run of one sink's pipeline is made of.
 
     `lateness` and `max_age` (of waiting parts), `commit_every`, `drain` and `deadline` are seconds; `deadline` is how long anything may stay
-    unavailable (None: for ever); `room` are the bytes in flight between intake and settlement.
+    unavailable (None: for ever); `room` are the bytes in flight between intake and settlement. `look_every`: seconds between looks at parts
+    that wait too long; None leaves that verdict to somebody else.
     """
 
     name: Name
@@ -53,6 +52,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     order: Literal["unique", "latest"] = "unique"
     lateness: float = 1800.0
     max_age: float = 86_400.0
+    look_every: float | None = 5.0
     room: int = 128 * 1024 * 1024
     commit_every: float = 1.0
     drain: float = 30.0
@@ -237,7 +237,8 @@ class Pipeline:
 
     async def _read(self, intake: Intake) -> Literal[True]:
         recipe, loop = self._recipe, asyncio.get_running_loop()
-        due = loop.time() + _EXPIRY_CHECK
+        every = math.inf if recipe.look_every is None else recipe.look_every
+        due = loop.time() + every
         async with aclosing(recipe.source.pages()) as pages:
             async for page in pages:
                 if page.remember:
@@ -250,7 +251,9 @@ class Pipeline:
                     await self._room.free()
                 if loop.time() >= due:
                     await intake.expire(recipe.source.slowest() - recipe.max_age)
-                    due = loop.time() + _EXPIRY_CHECK
+                    due = loop.time() + every
+        if every == 0:  # a run for that verdict alone may have no page
+            await intake.expire(recipe.source.slowest() - recipe.max_age)
         return True
 
     async def _commit_often(self) -> None:
