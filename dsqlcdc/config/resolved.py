@@ -70,7 +70,9 @@ class Config:
     directory: Path
     sha256: str
 
-    def context(self, sink: str) -> Context:
+    def context(self, sink: str, *, whole: bool = True) -> Context:
         """What the factory of this sink is told."""
-        aws = self.aws
-        return Context(self.pipeline, sink, str(self.directory), region=aws.region, profile=aws.profile, endpoint_url=aws.endpoint_url)
+        aws, directory = self.aws, str(self.directory)
+        return Context(
+            self.pipeline, sink, directory, region=aws.region, profile=aws.profile, endpoint_url=aws.endpoint_url, whole=whole
+        )
