@@ -69,14 +69,14 @@ async def run(
             return Result((), {}, 0)
         for watcher in watchers:
             await stack.enter_async_context(watcher(assembly))
-        outcomes = await asyncio.gather(*(_one(pipeline, stop) for pipeline in assembly.pipelines))
+        outcomes = await asyncio.gather(*(run_one(pipeline, stop) for pipeline in assembly.pipelines))
         gaps = sum(not gap.acked for gap in await assembly.checkpoints.gaps(config.pipeline))
         statuses = [pipeline.status() for pipeline in assembly.pipelines]
         faults = {status.sink: fault for status, fault in zip(statuses, outcomes, strict=True) if fault is not None}
         return Result(statuses, faults, gaps)
 
 
-async def _one(pipeline: Pipeline, stop: asyncio.Event) -> Fault | None:
+async def run_one(pipeline: Pipeline, stop: asyncio.Event) -> Fault | None:
     """One pipeline's run; what ended it, None where it was done or told to stop."""
     try:
         await pipeline.run(stop)

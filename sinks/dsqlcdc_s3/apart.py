@@ -7,6 +7,7 @@ A batch that comes again, cut anew perhaps, overlaps the earlier attempt: names 
 record on finds every attempt that may hold one of its rows. An attempt of which a row is ours is decided: each of its parts is either in,
 and then its rows are duplicates, or voided for ever. Whoever writes puts its own manifest first, then looks, then puts its parts: of two
 with the same rows who each announce themselves before they look, at least one sees the other, and decides it before it puts its own.
+The last attempt of the same batch with the same rows is taken up instead: its name and its bytes are the same, whoever puts them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dsqlcdc_s3.objects import PAGE, Missing, Objects, Put, TooLarge
 from dsqlcdc_s3.paths import encode_name
 
 _VOID = void()
+_VOID_SHA256 = hashlib.sha256(_VOID).digest()
 _GZIP = "application/gzip"
 _NAME = re.compile(r"(\d{64,})-(\d+)-(\d{4,})\.json")
 _WIDTH = 64
@@ -63,11 +65,11 @@ class Attempt(msgspec.Struct, frozen=True):
     def manifest(self, prefix: str) -> str:
         return f"{folder(prefix, self.shard)}{self.last.zfill(_WIDTH)}-{self.first}-{self.number:04d}.json"
 
-    def after(self, prefix: str, keys: Iterable[str]) -> Attempt:
-        """This attempt, or the next one behind those of the same span among these manifests."""
+    def last_of(self, prefix: str, keys: Iterable[str]) -> Attempt | None:
+        """The last attempt of the same span among these manifests."""
         start = self.manifest(prefix).rpartition("-")[0]
         numbers = [int(key.rpartition("-")[2].removesuffix(".json")) for key in keys if key.startswith(f"{start}-")]
-        return msgspec.structs.replace(self, number=max(numbers, default=0) + 1)
+        return msgspec.structs.replace(self, number=max(numbers)) if numbers else None
 
     def part(self, prefix: str, part: Part, number: int) -> str:
         name = f"{encode_name(self.shard)}-{self.first}-{self.last}-{self.number:04d}-{number:04d}.jsonl.gz"
@@ -132,6 +134,12 @@ class Attempts:
         self._trusted = True
         return put is Put.CREATED
 
+    async def same(self, key: str, manifest: Manifest) -> bool:
+        """Did this attempt set out to write what we would, row for row?"""
+        found = await self._read(key)
+        theirs = [(entry.key, entry.content_sha256) for entry in found.parts]
+        return found.rows == manifest.rows and theirs == [(entry.key, entry.content_sha256) for entry in manifest.parts]
+
     async def decide(self, keys: Collection[str], wanted: Set[bytes]) -> set[bytes]:
         """Decide those of these attempts that share rows with us: the wanted ids that are in."""
         short, delivered = {id[:_MARK] for id in wanted}, Delivered()
@@ -141,18 +149,17 @@ class Attempts:
             rows = base64.b64decode(manifest.rows)
             if any(rows[n : n + _MARK] in short for n in range(0, len(rows), _MARK)):
                 for entry in manifest.parts:
-                    if await self._put(entry.key, _VOID, hashlib.sha256(_VOID).digest()) is Put.EXISTS:
+                    if await self._put(entry.key, _VOID, _VOID_SHA256) is Put.EXISTS:
                         await self._collect(entry.key, wanted, delivered)
 
         await self._lookups.each(keys, one)
         return set(delivered.ids)
 
-    async def upload(self, parts: Sequence[PartEntry], bodies: Sequence[bytes]) -> dict[int, str]:
-        """Put the parts of an announced attempt; what the store found too large comes back, by number, with the reason.
-
-        Raises Unavailable where somebody with the same rows has voided one: the batch is to be written anew.
-        """
+    async def upload(self, parts: Sequence[PartEntry], bodies: Sequence[bytes]) -> dict[int, str] | None:
+        """Put the parts of an announced attempt; what the store found too large comes back, by number, with the reason. None where
+        somebody with the same rows has voided one: then this attempt is to be decided, and the batch written anew."""
         refused: dict[int, str] = {}
+        voided: list[str] = []
 
         async def one(number: int) -> None:
             entry = parts[number]
@@ -163,21 +170,21 @@ class Attempts:
                     raise
                 refused[number] = fault.why
                 return
-            if put is Put.EXISTS:
-                await self._ours(entry)
+            if put is Put.EXISTS and not await self._ours(entry):
+                voided.append(entry.key)
 
         await self._uploads.each(range(len(parts)), one)
-        return refused
+        return None if voided else refused
 
-    async def _ours(self, entry: PartEntry) -> None:
+    async def _ours(self, entry: PartEntry) -> bool:
+        """An object of the part's name is there: True where it is what we would put, False where it is void."""
         where = f"{self._owner.place}{entry.key.removeprefix(self._owner.prefix)}"
         try:
             found, empty = await content_sha256(self._objects, entry.key)
         except Missing:
             raise _gone(where) from None
         if empty:
-            why = "another invocation with the same records has voided it; it is written anew"
-            raise Unavailable("a part was taken over", where=where, why=why)
+            return False
         if found != entry.content_sha256:
             raise Misconfigured(
                 "an object of a part's name holds something else",
@@ -185,6 +192,7 @@ class Attempts:
                 why=f"its content has the SHA-256 {found}, the manifest says {entry.content_sha256}: only this sink should write there",
                 run="move what is there, or give the sink a fresh prefix",
             )
+        return True
 
     async def _collect(self, key: str, wanted: Set[bytes], into: Delivered) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from types import TracebackType
@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 
 import msgspec
 
-from dsqlcdc.contract import Batching, Change, Context, Setback, Sink, Verdict
+from dsqlcdc.contract import Batching, Change, Context, Setback, Sink, Unavailable, Verdict
 from dsqlcdc_s3.apart import Attempt, Attempts, Manifest, marks, span
 from dsqlcdc_s3.batch import entry
 from dsqlcdc_s3.chain import Owner
@@ -24,6 +24,8 @@ from dsqlcdc_s3.options import Options
 
 _INLINE = 128 * 1024
 """Batches below this many bytes are encoded in the loop: a thread would cost more."""
+_ROUNDS = 4
+"""How often a batch is begun anew at once where others void it or get in its way; after that with a pause."""
 
 
 class BatchSink(Sink):
@@ -84,35 +86,49 @@ class BatchSink(Sink):
         prefix, attempt = self._options.prefix, Attempt(shard, *span(changes.values()), number=1)
         rows, setbacks = _once(changes)
         decided: set[str] = set()
-        while True:
-            rows, found = await self._without(attempts, attempt, rows, decided)
-            setbacks += found
-            parts, dead = await self._encode(rows)
+        for _ in range(_ROUNDS):
+            there = set(await attempts.overlapping(attempt.shard, attempt.first, attempt.last)) - decided
+            last = attempt.last_of(prefix, there)
+            key = "" if last is None else last.manifest(prefix)
+            rows = await self._without(attempts, there - {key}, rows, decided, setbacks)
+            attempt = last or attempt
+            parts, manifest, dead = await self._prepare(attempt, rows)
+            if last is not None and not (parts and await attempts.same(key, manifest)):
+                rows = await self._without(attempts, {key}, rows, decided, setbacks)
+                attempt = msgspec.structs.replace(attempt, number=attempt.number + 1)
+                parts, manifest, dead = await self._prepare(attempt, rows)
+                last = None
             if not parts:
                 return setbacks + dead
-            attempt = attempt.after(prefix, decided)
-            manifest = self._manifest(attempt, parts, rows)
-            if not await attempts.announce(attempt, msgspec.json.encode(manifest) + b"\n"):
-                continue  # somebody has that name, or we have and the answer was lost: the next look decides it
-            decided.add(attempt.manifest(prefix))  # not by a look: nobody but us puts its parts
-            left, found = await self._without(attempts, attempt, rows, decided)
-            if found:  # our manifest names rows that are in elsewhere: its parts are not put
-                rows, setbacks = left, setbacks + found
-                continue
+            if last is None:
+                key = attempt.manifest(prefix)
+                if not await attempts.announce(attempt, msgspec.json.encode(manifest) + b"\n"):
+                    continue  # somebody has that name, or we have and the answer was lost: the next look tells
+                beside = set(await attempts.overlapping(attempt.shard, attempt.first, attempt.last)) - decided - {key}
+                left = await self._without(attempts, beside, rows, decided, setbacks)
+                if len(left) < len(rows):  # our manifest names rows that are in elsewhere: its parts are not put
+                    rows = left
+                    continue
             refused = await attempts.upload(manifest.parts, [part.body for part in parts])
-            setbacks += [Setback(parts[n].indexes[0], Verdict.DEAD, "too_large", why) for n, why in refused.items()]
-            return setbacks + dead
+            if refused is not None:
+                setbacks += [Setback(parts[n].indexes[0], Verdict.DEAD, "too_large", why) for n, why in refused.items()]
+                return setbacks + dead
+            rows = await self._without(attempts, {key}, rows, decided, setbacks)
+            attempt = msgspec.structs.replace(attempt, number=attempt.number + 1)
+        raise Unavailable("a batch was taken over", where=attempt.manifest(prefix), why="other invocations with the same records are at it")
 
     async def _without(
-        self, attempts: Attempts, attempt: Attempt, rows: Sequence[tuple[int, Change]], decided: set[str]
-    ) -> tuple[list[tuple[int, Change]], list[Setback]]:
-        """Decide the attempts that overlap and are not decided yet: the rows that none of them has put, or ever will; a DUPLICATE for each
-        other one."""
-        keys = set(await attempts.overlapping(attempt.shard, attempt.first, attempt.last)) - decided
+        self, attempts: Attempts, keys: Set[str], rows: Sequence[tuple[int, Change]], decided: set[str], setbacks: list[Setback]
+    ) -> list[tuple[int, Change]]:
+        """Decide these attempts: the rows that none of them has put, or ever will. Each of the others gets its DUPLICATE."""
         found = await attempts.decide(keys, {change.id for _, change in rows})
         decided |= keys
-        left = [row for row in rows if row[1].id not in found]
-        return left, [Setback(index, Verdict.DUPLICATE) for index, change in rows if change.id in found]
+        setbacks += [Setback(index, Verdict.DUPLICATE) for index, change in rows if change.id in found]
+        return [row for row in rows if row[1].id not in found]
+
+    async def _prepare(self, attempt: Attempt, rows: Sequence[tuple[int, Change]]) -> tuple[list[Part], Manifest, list[Setback]]:
+        parts, dead = await self._encode(rows)
+        return parts, self._manifest(attempt, parts, rows), dead
 
     async def _encode(self, rows: Sequence[tuple[int, Change]]) -> tuple[list[Part], list[Setback]]:
         options = self._options
