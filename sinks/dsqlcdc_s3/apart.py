@@ -82,7 +82,7 @@ def folder(prefix: str, shard: str) -> str:
 
 def span(changes: Iterable[Change]) -> tuple[str, str]:
     """The first and the last sequence number of changes of one shard."""
-    numbers = sorted((len(change.sequence), change.sequence) for change in changes)
+    numbers = sorted((int(change.sequence), change.sequence) for change in changes)
     return numbers[0][1], numbers[-1][1]
 
 
@@ -104,15 +104,15 @@ class Attempts:
     async def overlapping(self, shard: str, first: str, last: str) -> list[str]:
         """The keys of all attempts whose span meets this one: those whose last record is not before our first, of what begins before our
         last."""
-        start, low, high = folder(self._owner.prefix, shard), (len(first), first), (len(last), last)
+        start, low, high = folder(self._owner.prefix, shard), int(first), int(last)
         after, found = start, list[str]()
-        if int(first):
-            after = f"{start}{str(int(first) - 1).zfill(_WIDTH)}~"
+        if low:
+            after = f"{start}{str(low - 1).zfill(_WIDTH)}~"
         while True:
             keys = await self._objects.list(start, after)
             for key in keys:
                 name = _NAME.fullmatch(key.removeprefix(start))
-                if name and (len(name[2]), name[2]) <= high and _size(name[1]) >= low:
+                if name and int(name[2]) <= high and int(name[1]) >= low:
                     found.append(key)
             if len(keys) < PAGE:
                 return found
@@ -223,11 +223,6 @@ class Attempts:
 
     async def _put(self, key: str, body: bytes, sha256: bytes) -> Put:
         return await self._objects.put(key, body, if_none_match=True, sha256=sha256, content_type=_GZIP)
-
-
-def _size(filled: str) -> tuple[int, str]:
-    number = filled.lstrip("0")
-    return len(number), number
 
 
 def _gone(where: str) -> Unavailable:

@@ -142,9 +142,9 @@ def row_of(world: World, name: tuple[tuple[str, int], int]) -> Any:
     return next((change.row for change in world.history if (change.key, change.version) == name), "unknown")
 
 
-@pytest.mark.parametrize("start", range(0, 60, 20))
+@pytest.mark.parametrize("start", range(0, 120, 40))
 def test_nothing_is_lost_and_no_record_goes_in_twice(start: int) -> None:
-    for seed in range(start, start + 20):
+    for seed in range(start, start + 40):
 
         async def one(seed: int = seed) -> None:
             account = Account(seed)

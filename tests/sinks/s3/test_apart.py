@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import msgspec
 import pytest
 
 from dsqlcdc.contract import Change, Context, Misconfigured, Unavailable, Verdict
@@ -92,6 +93,10 @@ async def test_numbers_of_different_lengths_are_compared_as_numbers(first: int) 
     for again in batch:
         assert await put(bucket, [again]) == [Verdict.DUPLICATE]
     assert await put(bucket, [change(first + 1001)]) == []
+    padded = [change(first + 2000 + n) for n in range(2)]
+    padded = [msgspec.structs.replace(one, sequence=one.sequence.zfill(56)) for one in padded]
+    assert await put(bucket, padded) == []
+    assert await put(bucket, padded[1:]) == [Verdict.DUPLICATE]
 
 
 async def test_a_prefix_of_another_sink_and_a_store_without_conditions_stop_it() -> None:
