@@ -73,6 +73,4 @@ class Config:
     def context(self, sink: str, *, whole: bool = True) -> Context:
         """What the factory of this sink is told."""
         aws, directory = self.aws, str(self.directory)
-        return Context(
-            self.pipeline, sink, directory, region=aws.region, profile=aws.profile, endpoint_url=aws.endpoint_url, whole=whole
-        )
+        return Context(self.pipeline, sink, directory, region=aws.region, profile=aws.profile, endpoint_url=aws.endpoint_url, whole=whole)

@@ -31,6 +31,7 @@ from dsqlcdc.errors import Fault
 
 log = logging.getLogger("dsqlcdc.pipeline")
 
+
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """All that one run of one sink's pipeline is made of.
 

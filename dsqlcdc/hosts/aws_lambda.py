@@ -127,9 +127,7 @@ class Function:
         outfit, config = await self._ready()
         stream, totals, gaps = config.source.stream.rpartition("/")[2], dict[str, dict[str, int]](), 0
         while True:
-            sources = {
-                name: ParkedSource(outfit.fragments, name, stream, age=UNFINISHED, clock=self._clock) for name in outfit.outlets
-            }
+            sources = {name: ParkedSource(outfit.fragments, name, stream, age=UNFINISHED, clock=self._clock) for name in outfit.outlets}
             done = await work(outfit, sources, end - _now(), look_every=0.0)
             await self._tell_all(done, None)
             for status in done.statuses:

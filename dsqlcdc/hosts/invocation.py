@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 
@@ -65,7 +65,7 @@ class Outlet:
     """One sink of the function, and what it takes."""
 
     sink: Kept
-    route: Route = Route()
+    route: Route = field(default_factory=Route)
     order: Literal["unique", "latest"] = "unique"
 
 

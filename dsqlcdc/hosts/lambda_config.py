@@ -29,7 +29,7 @@ async def load_config(environ: Mapping[str, str]) -> Config:
         return load_partial(given.encode(), VARIABLE, package, environ)
     if given.startswith("s3://"):
         return load_partial(await _object(given), given, package, environ)
-    if given.startswith("ssm:") or given.startswith("arn:") and ":ssm:" in given:
+    if given.startswith("ssm:") or (given.startswith("arn:") and ":ssm:" in given):
         return load_partial(await _parameter(given.removeprefix("ssm:")), given, package, environ)
     path = package / given
     try:

@@ -164,4 +164,3 @@ def _once(changes: Mapping[int, Change]) -> tuple[list[tuple[int, Change]], list
             seen.add(change.id)
             rows.append((index, change))
     return rows, setbacks
-

@@ -201,9 +201,7 @@ def _step(one: Coroutine[Any, None, None]) -> bool:
     return True
 
 
-def lives(
-    count: int, kind: type[BatchSink] = BatchSink, wrap: Callable[[Objects], Objects] = lambda objects: objects
-) -> tuple[int, int]:
+def lives(count: int, kind: type[BatchSink] = BatchSink, wrap: Callable[[Objects], Objects] = lambda objects: objects) -> tuple[int, int]:
     lost = repeated = 0
     for seed in range(count):
         world = Lives(seed, kind, wrap)
