@@ -269,7 +269,8 @@ class Handles(Protocol):
 class Sandboxes:
     """Sandboxes as Lambda keeps them: an idle one is used again, a new one is made where all are busy; each has a thread here.
 
-    `timeout`: seconds that an invocation has. What a function raises is a FunctionError to whoever invoked.
+    `timeout`: seconds that an invocation has. What a function raises is a FunctionError to whoever invoked, and its sandbox is not used
+    again, be it dead or not.
     """
 
     def __init__(self, make: Callable[[], Handles], *, timeout: float = 60.0) -> None:
@@ -286,12 +287,13 @@ class Sandboxes:
             self.made += 1
         loop = asyncio.get_running_loop()
         try:
-            return await asyncio.to_thread(sandbox.handle, event, Remaining(loop.time() + self._timeout, loop.time))
+            answer = await asyncio.to_thread(sandbox.handle, event, Remaining(loop.time() + self._timeout, loop.time))
         except Exception as error:
             self.errors.append(error)
+            await asyncio.to_thread(sandbox.close)
             raise FunctionError(str(error)) from error
-        finally:
-            self._idle.append(sandbox)
+        self._idle.append(sandbox)
+        return answer
 
     def close(self) -> None:
         """Close all sandboxes, which must be idle."""

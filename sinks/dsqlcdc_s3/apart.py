@@ -65,11 +65,14 @@ class Attempt(msgspec.Struct, frozen=True):
     def manifest(self, prefix: str) -> str:
         return f"{folder(prefix, self.shard)}{self.last.zfill(_WIDTH)}-{self.first}-{self.number:04d}.json"
 
+    def next(self) -> Attempt:
+        return Attempt(self.shard, self.first, self.last, self.number + 1)
+
     def last_of(self, prefix: str, keys: Iterable[str]) -> Attempt | None:
         """The last attempt of the same span among these manifests."""
         start = self.manifest(prefix).rpartition("-")[0]
         numbers = [int(key.rpartition("-")[2].removesuffix(".json")) for key in keys if key.startswith(f"{start}-")]
-        return msgspec.structs.replace(self, number=max(numbers)) if numbers else None
+        return Attempt(self.shard, self.first, self.last, max(numbers)) if numbers else None
 
     def part(self, prefix: str, part: Part, number: int) -> str:
         name = f"{encode_name(self.shard)}-{self.first}-{self.last}-{self.number:04d}-{number:04d}.jsonl.gz"

@@ -83,7 +83,8 @@ class BatchSink(Sink):
         return setbacks
 
     async def _write(self, attempts: Attempts, shard: str, changes: Mapping[int, Change]) -> list[Setback]:
-        prefix, attempt = self._options.prefix, Attempt(shard, *span(changes.values()), number=1)
+        first, last_one = span(changes.values())
+        prefix, attempt = self._options.prefix, Attempt(shard, first, last_one, 1)
         rows, setbacks = _once(changes)
         decided: set[str] = set()
         for _ in range(_ROUNDS):
@@ -95,7 +96,7 @@ class BatchSink(Sink):
             parts, manifest, dead = await self._prepare(attempt, rows)
             if last is not None and not (parts and await attempts.same(key, manifest)):
                 rows = await self._without(attempts, {key}, rows, decided, setbacks)
-                attempt = msgspec.structs.replace(attempt, number=attempt.number + 1)
+                attempt = attempt.next()
                 parts, manifest, dead = await self._prepare(attempt, rows)
                 last = None
             if not parts:
@@ -114,7 +115,7 @@ class BatchSink(Sink):
                 setbacks += [Setback(parts[n].indexes[0], Verdict.DEAD, "too_large", why) for n, why in refused.items()]
                 return setbacks + dead
             rows = await self._without(attempts, {key}, rows, decided, setbacks)
-            attempt = msgspec.structs.replace(attempt, number=attempt.number + 1)
+            attempt = attempt.next()
         raise Unavailable("a batch was taken over", where=attempt.manifest(prefix), why="other invocations with the same records are at it")
 
     async def _without(
