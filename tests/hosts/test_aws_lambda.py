@@ -289,24 +289,26 @@ def test_the_shapes_of_powertools_are_taken(world: LambdaWorld, function: Functi
 # ── where the config is ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_config_may_be_a_file_an_object_or_the_text(world: LambdaWorld, tmp_path: Path) -> None:
+def test_the_config_may_be_a_file_an_object_a_parameter_or_the_text(world: LambdaWorld, tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "orders.yaml").write_text(world.config)
     world.client("s3").put_object(Bucket=BUCKET, Key="conf/orders.yaml", Body=world.config.encode())
-    for number, given in enumerate(("conf/orders.yaml", f"s3://{BUCKET}/conf/orders.yaml", f"# a comment\n{world.config}"), 1):
+    world.client("ssm").put_parameter(Name="orders-cdc", Value=world.config, Type="SecureString")
+    places = ("conf/orders.yaml", f"s3://{BUCKET}/conf/orders.yaml", "ssm:orders-cdc", f"# a comment\n{world.config}")
+    for number, given in enumerate(places, 1):
         function = Function({**world.environ, "DSQLCDC_CONFIG": given, "LAMBDA_TASK_ROOT": str(tmp_path)})
         try:
             assert function.handle(event(insert(number), first=number), Context()) == NOTHING
         finally:
             function.close()
-    assert len(world.lines()) == 3
+    assert len(world.lines()) == len(places)
 
 
-@pytest.mark.parametrize("given", ["", "nowhere.yaml", "s3://lake", "s3://lake/nowhere.yaml"])
+@pytest.mark.parametrize("given", ["", "nowhere.yaml", "s3://lake", "s3://lake/nowhere.yaml", "ssm:nowhere"])
 def test_a_config_that_is_not_there_is_told_so(world: LambdaWorld, given: str) -> None:
     function = Function({**world.environ, "DSQLCDC_CONFIG": given})
     try:
-        with pytest.raises((ConfigError, Misconfigured), match=r"DSQLCDC-E(450|103)"):
+        with pytest.raises((ConfigError, Misconfigured), match=r"DSQLCDC-E(450|103|104)"):
             function.handle(event(insert(1)), Context())
     finally:
         function.close()
