@@ -8,12 +8,13 @@ import os
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar
 
 from dsqlcdc.assemble import make_sink, make_tables, open_dead_letters, open_shared_fragments
 from dsqlcdc.config import Config
 from dsqlcdc.config.show import secrets_of
 from dsqlcdc.contract import Outcome
+from dsqlcdc.core.ports import DeadLetterStore
 from dsqlcdc.core.route import Route
 from dsqlcdc.hosts import emf, logs
 from dsqlcdc.hosts.invocation import Kept, Outfit, Outlet, Work, first_owed, work
@@ -149,16 +150,16 @@ class Function:
             self._log([secret for sink in self._config.sinks.values() for secret in secrets_of(sink.options)])
         config = self._config
         if self._outfit is None:
-            outfit = self._make(config)
+            letters = open_dead_letters(config)
             try:
-                await outfit.dead_letters.prepare()
+                await letters.prepare()
             except BaseException:
-                await outfit.shut()
+                await letters.close()
                 raise
-            self._outfit = outfit
+            self._outfit = self._make(config, letters)
         return self._outfit, config
 
-    def _make(self, config: Config) -> Outfit:
+    def _make(self, config: Config, letters: DeadLetterStore) -> Outfit:
         outlets = {
             name: Outlet(
                 Kept(make_sink(config, name, whole=False)),
@@ -171,7 +172,7 @@ class Function:
             pipeline=config.pipeline,
             outlets=outlets,
             tables=make_tables(config),
-            dead_letters=open_dead_letters(config),
+            dead_letters=letters,
             fragments=open_shared_fragments(config),
             clock=self._clock,
             random=random.random,
@@ -201,7 +202,7 @@ class Function:
     def _log(self, secrets: list[str] | tuple[str, ...]) -> None:
         if "AWS_LAMBDA_FUNCTION_NAME" in self._environ:  # the runtime's own handler would print every line a second time
             logging.getLogger().handlers.clear()
-        form = cast("Literal['text', 'json']", "text" if self._environ.get("DSQLCDC_LOG") == "text" else "json")
+        form: Literal["text", "json"] = "text" if self._environ.get("DSQLCDC_LOG") == "text" else "json"
         logs.setup(form, self._environ.get("DSQLCDC_LOG_LEVEL", "info"), secrets=secrets)
 
 

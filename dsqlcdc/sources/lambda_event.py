@@ -43,11 +43,11 @@ def read_event(event: object, stream: str) -> Batch | None:
     if body.keys() & {"window", "isFinalInvokeForWindow"}:
         why = "the trigger has tumbling windows, which hand state from batch to batch"
         raise _wrong("the event cannot be taken", why, "create the event source mapping without --tumbling-window-in-seconds", "E455")
-    entries = body.get("Records")
+    entries: object = body.get("Records")
     if not isinstance(entries, Sequence) or isinstance(entries, str | bytes):
         why = f"it has no Records; its keys are {', '.join(sorted(map(str, body))[:8]) or 'none'}"
         raise _wrong("the event is not of a Kinesis trigger", why, _TRIGGER, "E452")
-    found = [_entry(entry, number, stream) for number, entry in enumerate(cast("Sequence[Any]", entries))]
+    found = [_entry(entry, number, stream) for number, entry in enumerate(cast("Sequence[object]", entries))]
     if not found:
         return None
     shards = {shard for _, shard, _ in found}

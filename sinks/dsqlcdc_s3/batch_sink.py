@@ -20,7 +20,7 @@ from dsqlcdc_s3.chain import Owner
 from dsqlcdc_s3.encode import CAP, Part, encode
 from dsqlcdc_s3.manifest import FORMAT
 from dsqlcdc_s3.objects import Objects
-from dsqlcdc_s3.options import Options
+from dsqlcdc_s3.options import Options as S3Options
 
 _INLINE = 128 * 1024
 """Batches below this many bytes are encoded in the loop: a thread would cost more."""
@@ -35,11 +35,11 @@ class BatchSink(Sink):
     Keeps nothing from call to call but which store it writes to. See dsqlcdc_s3.apart for why nothing is lost or repeated.
     """
 
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[S3Options]] = S3Options
 
     def __init__(
         self,
-        options: Options,
+        options: S3Options,
         context: Context,
         open: Callable[[], AbstractAsyncContextManager[Objects]],
         *,
