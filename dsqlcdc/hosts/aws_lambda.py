@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, Protocol, TypeVar
 
-from dsqlcdc.assemble import make_sink, make_tables, open_dead_letters, open_shared_fragments
 from dsqlcdc.config import Config
 from dsqlcdc.config.show import secrets_of
 from dsqlcdc.contract import Outcome
-from dsqlcdc.core.ports import DeadLetterStore
-from dsqlcdc.core.route import Route
 from dsqlcdc.hosts import emf, logs
-from dsqlcdc.hosts.invocation import Kept, Outfit, Outlet, Work, first_owed, work
+from dsqlcdc.hosts.invocation import Outfit, Work, first_owed, work
 from dsqlcdc.hosts.lambda_config import load_config
+from dsqlcdc.hosts.outfit import open_outfit
 from dsqlcdc.sources.lambda_event import LambdaSource, read_event
 from dsqlcdc.sources.parked import ParkedSource
 
@@ -150,35 +147,8 @@ class Function:
             self._log([secret for sink in self._config.sinks.values() for secret in secrets_of(sink.options)])
         config = self._config
         if self._outfit is None:
-            letters = open_dead_letters(config)
-            try:
-                await letters.prepare()
-            except BaseException:
-                await letters.close()
-                raise
-            self._outfit = self._make(config, letters)
+            self._outfit = await open_outfit(config, self._clock)
         return self._outfit, config
-
-    def _make(self, config: Config, letters: DeadLetterStore) -> Outfit:
-        outlets = {
-            name: Outlet(
-                Kept(make_sink(config, name, whole=False)),
-                Route(sink.tables or (), sink.ops or ()),
-                "latest" if sink.order == "latest" else "unique",
-            )
-            for name, sink in config.sinks.items()
-        }
-        return Outfit(
-            pipeline=config.pipeline,
-            outlets=outlets,
-            tables=make_tables(config),
-            dead_letters=letters,
-            fragments=open_shared_fragments(config),
-            clock=self._clock,
-            random=random.random,
-            lateness=config.source.lateness,
-            max_age=config.fragments.max_age,
-        )
 
     async def _tell_all(self, done: Work, oldest: float | None) -> None:
         """Log and count what came of it; where a sink could not go on, the next invocation makes it anew, with what has been mended."""

@@ -24,6 +24,7 @@ STATE = {
 }
 LAMBDA = {
     "dsqlcdc/hosts/lambda_config.py": ("s3", "ssm"),
+    "dsqlcdc/hosts/lambda_destination.py": ("s3",),
     "sinks/dsqlcdc_s3/aws_objects.py": ("s3",),
     "dsqlcdc/stores/s3_dead_letters.py": ("s3",),
     "dsqlcdc/stores/s3_objects.py": ("s3",),
