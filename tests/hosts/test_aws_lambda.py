@@ -36,6 +36,18 @@ def local_aws_server() -> Iterator[LocalAws]:
         yield aws
 
 
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A function sets up the process's log; what other tests of this process see of it must not change."""
+    root, ours = logging.getLogger(), logging.getLogger("dsqlcdc")
+    before = root.level, ours.level, list(root.handlers)
+    yield
+    root.setLevel(before[0])
+    ours.setLevel(before[1])
+    for handler in [handler for handler in root.handlers if handler not in before[2]]:
+        root.removeHandler(handler)
+
+
 @pytest.fixture
 def world(local_aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> Iterator[LambdaWorld]:
     for name, value in local_aws.environ.items():
