@@ -1,8 +1,8 @@
-# make install | demo | test | test-live | check | bench      (nothing but Python 3.11 or newer is needed)
+# make install | demo | test | test-live | check | bench | lambda-zip      (nothing but Python 3.11 or newer is needed)
 #
 #   VENV=dir    where the environment is made (.venv)
 #   WHEEL=file  test this wheel, not the source tree (VENV should then be a fresh one)
-#   ARGS=…      arguments of `dsqlcdc demo`
+#   ARGS=…      arguments of `dsqlcdc demo`, or of the Lambda zip's builder
 #   TESTS=…     what pytest is to run, with options
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ SUBJECT := $(if $(WHEEL),$(WHEEL),-e .)
 # Neither the working directory nor a script's goes onto sys.path: what is installed is what runs.
 export PYTHONSAFEPATH := 1
 
-.PHONY: install demo test test-live check bench clean
+.PHONY: install demo test test-live check bench lambda-zip clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -40,6 +40,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/pytest -m bench -s -p no:xdist tests/benchmarks
+
+# The Lambda zip: ARGS='--add orders.yaml' puts the config beside the packages, --platform and --python say for which system.
+lambda-zip: $(VENV)/.installed
+	$(BIN)/python deploy/lambda/build.py --out dist/lambda.zip $(ARGS)
 
 clean:
 	rm -rf .venv dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

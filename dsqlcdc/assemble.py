@@ -14,6 +14,7 @@ import msgspec
 
 from dsqlcdc.aws import Aws
 from dsqlcdc.config import Config
+from dsqlcdc.config.models import S3Fragments as S3FragmentsBlock
 from dsqlcdc.contract import Sink
 from dsqlcdc.core.mask import Masked, Masks
 from dsqlcdc.core.pipeline import Pipeline, Recipe
@@ -131,16 +132,28 @@ def open_fragments(config: Config) -> FragmentStore:
     """Where pieces of oversized rows wait, for all sinks of the process."""
     names, fragments = tuple(config.sinks), config.fragments
     if fragments.type == "s3":
-        return S3Fragments(S3Objects(fragments.bucket, f"{fragments.prefix}{config.pipeline}/", aws_of(config)), names, fragments.max_bytes)
+        return _fragments_in_s3(config, fragments, claims=False)
     if fragments.type == "memory":
         return MemoryFragments(names, fragments.max_bytes)
     return SqliteFragments(fragments.path, names, fragments.max_bytes)
 
 
-def make_sink(config: Config, name: str) -> Sink:
-    """The sink of a config by its name. Raises ValueError for options it does not take."""
+def open_shared_fragments(config: Config) -> S3Fragments:
+    """The same for processes that run one sink side by side. Raises ValueError unless they are in S3, as such a config says they are."""
+    if config.fragments.type != "s3":
+        raise ValueError(f"fragments of type {config.fragments.type} are not shared")
+    return _fragments_in_s3(config, config.fragments, claims=True)
+
+
+def _fragments_in_s3(config: Config, fragments: S3FragmentsBlock, *, claims: bool) -> S3Fragments:
+    objects = S3Objects(fragments.bucket, f"{fragments.prefix}{config.pipeline}/", aws_of(config))
+    return S3Fragments(objects, tuple(config.sinks), fragments.max_bytes, claims=claims, every=0.0 if claims else 60.0)
+
+
+def make_sink(config: Config, name: str, *, whole: bool = True) -> Sink:
+    """The sink of a config by its name; `whole` as in its Context. Raises ValueError for options it does not take."""
     sink = config.sinks[name]
-    made = sink_factory(sink.type)(sink.options, config.context(name))
+    made = sink_factory(sink.type)(sink.options, config.context(name, whole=whole))
     if not sink.masks:
         return made
     return Masked(made, Masks(sink.masks, (sink.mask_key or "").encode(), f"sink {name}"))

@@ -223,6 +223,10 @@ class Context(msgspec.Struct, frozen=True):
     line and column. `region`, `profile` and `endpoint_url` are the config's `aws` block; `directory` is the config file's.
     `columns` gives, for a table's name `schema.table`, the PostgreSQL types of the columns by name, as this sink gets them (masked ones are
     text, dropped ones are left out); None where the table has no row model.
+
+    `whole` False (Lambda): other processes write at the same time, none of them sees every shard, and there is no checkpoint to keep a
+    `word` with. The instance is entered once and serves one run after another, each of a few records of one shard, each begun by `resume`:
+    nothing it judged before counts any more, and no task of its own may run between two of its calls.
     """
 
     pipeline: str
@@ -232,10 +236,11 @@ class Context(msgspec.Struct, frozen=True):
     profile: str | None = None
     endpoint_url: str | None = None
     columns: Callable[[str], Mapping[str, str] | None] = _no_columns
+    whole: bool = True
 
 
 class Sink(abc.ABC):
-    """A destination. One instance serves one run of one pipeline: entered once, left once.
+    """A destination. One instance serves one run of one pipeline: entered once, left once (where not all is seen: see Context.whole).
 
     The pipeline promises: write is called with at least one change, `lanes` calls at the most are in flight at a time, and with
     `needs_order` changes of one key go down the same lane. A change may come again (same id) after a restart.

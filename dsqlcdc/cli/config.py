@@ -14,11 +14,15 @@ app = group("Check the config, show it resolved, print its JSON Schema.")
 
 
 @app.command(short_help="Every mistake, with line, column and a fix.")
-def lint(config: ConfigFile, as_json: AsJson = False) -> None:
+def lint(
+    config: ConfigFile,
+    in_lambda: Annotated[bool, typer.Option("--lambda", help="As the Lambda handler would take it.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Find every mistake in the file at once: line, column, what is wrong, and a fix. Exits 2 where there is one."""
     from dsqlcdc.config import lint as find
 
-    findings = find(Path(config))
+    findings = find(Path(config), whole=not in_lambda)
     if as_json:
         emit_json({"ok": not findings, "file": str(config), "findings": [finding.as_json() for finding in findings]})
     else:

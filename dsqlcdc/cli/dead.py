@@ -78,6 +78,9 @@ def replay(
     since: SinceFilter = "",
     rate: Annotated[str, typer.Option(metavar="N", help="At most so many a second.", show_default=False)] = "",
     deadline: Annotated[str, typer.Option(metavar="TIME", help="How long a sink may be unreachable.")] = "1m",
+    from_lambda: Annotated[
+        str, typer.Option("--from-lambda-destination", metavar="S3://…", help="What a Lambda trigger gave up.", show_default=False)
+    ] = "",
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -85,7 +88,8 @@ def replay(
     """Read dead letters as CONFIG says today and deliver them, also beside a running daemon.
 
     A letter that was delivered, is stale or a duplicate moves to replayed/; one that is still bad stays, with an attempt counted. Stopped
-    anywhere, the next replay goes on. Exits 4 where letters stay.
+    anywhere, the next replay goes on. Exits 4 where letters stay. With --from-lambda-destination the batches in a trigger's on-failure
+    destination are delivered instead, as the function would have; the objects stay.
     """
     import asyncio
 
@@ -96,6 +100,15 @@ def replay(
         patience = parse_duration(deadline)
     except ValueError as error:
         raise ConfigError("not a time", where="--deadline", why=str(error), run="dsqlcdc dead replay --help", code="E090") from error
+    if from_lambda:
+        if sink or table or code or since or rate:
+            why = "a batch is delivered whole, to every sink of CONFIG"
+            run = "dsqlcdc dead replay --help"
+            raise ConfigError("--from-lambda-destination takes no filters", where="dead replay", why=why, run=run, code="E090")
+        from dsqlcdc.cli import destination
+
+        done = destination.replay(Path(config), from_lambda, dry_run=dry_run, yes=yes, deadline=patience, as_json=as_json)
+        raise typer.Exit(done)
     wanted, each = Filter(sink, table, code, since), number_of(rate, "--rate", "dead replay") if rate else 0
     from dsqlcdc.cli import replay as work  # with the sinks and their libraries: not for every command
 

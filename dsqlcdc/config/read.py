@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from dsqlcdc.config.explain import explain
 from dsqlcdc.config.findings import Finding, Findings
 from dsqlcdc.config.models import Aws, File, MaskWord, SinkCommon
+from dsqlcdc.config.partial import check_partial
 from dsqlcdc.config.resolved import Config, SinkConfig
 from dsqlcdc.config.show import secrets_of
 from dsqlcdc.config.sound import check_sound, lake_place
@@ -30,25 +31,37 @@ _COMMON = tuple(SinkCommon.model_fields)
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
     """The config of a YAML file. Raises ConfigError, whose `findings` are all mistakes in the file, by line and column."""
-    config, findings = _read(Path(path), environ)
+    config, findings = _read(Path(path), environ, whole=True)
+    return _or_raise(config, findings, str(path))
+
+
+def load_partial(body: bytes, name: str, directory: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """The config in these bytes, for a process that does not see every shard (Lambda). `name` is what errors call it, paths in it are
+    relative to `directory`. Raises as `load` does, for what is unsound there too."""
+    found = Findings(name)
+    config = _understand(directory / "config", body, environ, found, whole=False)
+    return _or_raise(config, found.sorted(), name)
+
+
+def _or_raise(config: Config | None, findings: list[Finding], name: str) -> Config:
     if config is not None and not findings:
         return config
     if len(findings) == 1:
         raise findings[0]
     what = f"the config has {len(findings)} mistakes"
     why = "; ".join(f"line {f.line}: {f.what}" for f in findings[:5]) + ("; …" if len(findings) > 5 else "")
-    raise ConfigError(what, where=str(path), why=why, run=f"dsqlcdc config lint {path}", findings=findings)
+    raise ConfigError(what, where=name, why=why, run=f"dsqlcdc config lint {name}", findings=findings)
 
 
-def lint(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> list[Finding]:
-    """Every mistake in a YAML file, by line and column; none means that `load` gives a Config."""
-    return _read(Path(path), environ)[1]
+def lint(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ, *, whole: bool = True) -> list[Finding]:
+    """Every mistake in a YAML file, by line and column; none means that `load` gives a Config. `whole` False: for Lambda."""
+    return _read(Path(path), environ, whole=whole)[1]
 
 
-def _read(path: Path, environ: Mapping[str, str]) -> tuple[Config | None, list[Finding]]:
+def _read(path: Path, environ: Mapping[str, str], *, whole: bool) -> tuple[Config | None, list[Finding]]:
     findings = Findings(str(path))
     body = _body(path, findings)
-    config = None if body is None else _understand(path, body, environ, findings)
+    config = None if body is None else _understand(path, body, environ, findings, whole=whole)
     return config, findings.sorted()
 
 
@@ -61,7 +74,7 @@ def _body(path: Path, findings: Findings) -> bytes | None:
     return None
 
 
-def _understand(path: Path, body: bytes, environ: Mapping[str, str], findings: Findings) -> Config | None:
+def _understand(path: Path, body: bytes, environ: Mapping[str, str], findings: Findings, *, whole: bool) -> Config | None:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -88,14 +101,22 @@ def _understand(path: Path, body: bytes, environ: Mapping[str, str], findings: F
     file, options = _validate(built, path.parent, findings)
     aws = file.aws if file is not None else Aws()
     context = Context(
-        str(named.get("pipeline")), "", str(path.parent), region=aws.region, profile=aws.profile, endpoint_url=aws.endpoint_url
+        str(named.get("pipeline")),
+        "",
+        str(path.parent),
+        region=aws.region,
+        profile=aws.profile,
+        endpoint_url=aws.endpoint_url,
+        whole=whole,
     )
-    classes, defaults, places = _sinks(built, options, context, findings)
+    classes, defaults, places, made = _sinks(built, options, context, findings)
     if file is None:
         return None
     config = _resolve(file, options, defaults, path, hashlib.sha256(body).hexdigest())
     _models(config, findings)
     check_sound(config, classes, places, findings)
+    if not whole:
+        check_partial(config, made, findings)
     return config
 
 
@@ -121,14 +142,15 @@ def _validate(data: dict[str, Any], directory: Path, findings: Findings) -> tupl
         return None, options
 
 
-_Sinks = tuple[dict[str, type[Sink] | None], dict[str, str], dict[str, tuple[str, str]]]
+_Sinks = tuple[dict[str, type[Sink] | None], dict[str, str], dict[str, tuple[str, str]], dict[str, Sink]]
 
 
 def _sinks(data: dict[str, Any], options: dict[str, dict[str, Any]], context: Context, findings: Findings) -> _Sinks:
-    """Make every sink once, which does no I/O, to have its options checked. Answers with classes, default orders, and s3 places."""
+    """Make every sink once, which does no I/O, to have its options checked. Answers with classes, default orders, s3 places, and the sinks."""
     classes: dict[str, type[Sink] | None] = {}
     orders: dict[str, str] = {}
     places: dict[str, tuple[str, str]] = {}
+    made: dict[str, Sink] = {}
     for name, own in options.items():
         kind = data["sinks"][name].get("type")
         if not isinstance(kind, str) or not kind:
@@ -144,7 +166,7 @@ def _sinks(data: dict[str, Any], options: dict[str, dict[str, Any]], context: Co
         model = getattr(cls, "Options", None)
         told = msgspec.structs.replace(context, sink=name)
         try:
-            factory(own, told)
+            made[name] = factory(own, told)
             if kind == "s3" and model is not None and (place := lake_place(model.model_validate(own))):
                 places[name] = place
         except ValidationError as error:
@@ -154,7 +176,7 @@ def _sinks(data: dict[str, Any], options: dict[str, dict[str, Any]], context: Co
                 findings.at("E017", ("sinks", name), finding.what, why=finding.why, key=True)
         except ValueError as error:
             findings.at("E017", ("sinks", name), f"sink {name!r} refuses its options", why=str(error), key=True)
-    return classes, orders, places
+    return classes, orders, places, made
 
 
 def _masks(sink: SinkCommon) -> dict[str, dict[str, MaskWord]]:

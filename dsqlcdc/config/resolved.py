@@ -74,7 +74,7 @@ class Config:
     directory: Path
     sha256: str
 
-    def context(self, sink: str) -> Context:
+    def context(self, sink: str, *, whole: bool = True) -> Context:
         """What the factory of this sink is told."""
         aws = self.aws
         return Context(
@@ -84,6 +84,7 @@ class Config:
             region=aws.region,
             profile=aws.profile,
             endpoint_url=aws.endpoint_url,
+            whole=whole,
             columns=partial(self._columns, self.sinks[sink].masks),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
@@ -31,8 +32,6 @@ from dsqlcdc.errors import Fault
 
 log = logging.getLogger("dsqlcdc.pipeline")
 
-_EXPIRY_CHECK = 5.0
-
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """All that one run of one sink's pipeline is made of.
@@ -40,6 +39,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     `lateness` and `max_age` (of waiting parts), `commit_every`, `drain` and `deadline` are seconds; `deadline` is how long anything may stay
     unavailable (None: for ever); `room` are the bytes in flight between intake and settlement. `complete_since`: what arrived before (seconds
     since the epoch) may have parts that are still to be delivered, however old it is; infinite while nobody knows how long that goes on.
+    `look_every`: seconds between looks at parts that wait too long; None leaves that verdict to somebody else.
     """
 
     name: Name
@@ -55,6 +55,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     order: Literal["unique", "latest"] = "unique"
     lateness: float = 1800.0
     max_age: float = 86_400.0
+    look_every: float | None = 5.0
     room: int = 128 * 1024 * 1024
     commit_every: float = 1.0
     drain: float = 30.0
@@ -242,7 +243,8 @@ class Pipeline:
 
     async def _read(self, intake: Intake) -> Literal[True]:
         recipe, loop = self._recipe, asyncio.get_running_loop()
-        due = loop.time() + _EXPIRY_CHECK
+        every = math.inf if recipe.look_every is None else recipe.look_every
+        due = loop.time() + every
         async with aclosing(recipe.source.pages()) as pages:
             async for page in pages:
                 if page.remember:
@@ -256,10 +258,16 @@ class Pipeline:
                     self._delivery.starve()
                     await self._room.free()
                 if loop.time() >= due:
-                    before = recipe.source.slowest() - recipe.max_age
-                    await intake.expire(before if before >= recipe.complete_since() else 0.0)  # 0: only what is beyond the store's bytes
-                    due = loop.time() + _EXPIRY_CHECK
+                    await self._expire(intake)
+                    due = loop.time() + every
+        if every == 0:  # a run for that verdict alone may have no page
+            await self._expire(intake)
         return True
+
+    async def _expire(self, intake: Intake) -> None:
+        recipe = self._recipe
+        before = recipe.source.slowest() - recipe.max_age
+        await intake.expire(before if before >= recipe.complete_since() else 0.0)  # 0: only what is beyond the store's bytes
 
     async def _commit_often(self) -> None:
         while True:

@@ -274,6 +274,11 @@ class SharedFragmentStore(FragmentStore, Protocol):
         clock: the record that was to deliver them does not come again. To be delivered, and marked done, by whoever asks."""
         ...
 
+    async def carrier(self, sink: str, row: str) -> Part | None:
+        """The main record of a complete row, at the position of the record that was to deliver it for this sink (at its own where none was
+        chosen yet): added once more, it is told `complete`. None where the row is not complete, or no longer."""
+        ...
+
 
 class Source(Protocol):
     """Where pages come from and where the frontier goes, for one run of one pipeline."""

@@ -82,7 +82,7 @@ async def run(
             await stack.enter_async_context(_watching(assembly.watch))
         for watcher in watchers:
             await stack.enter_async_context(watcher(assembly))
-        outcomes = await asyncio.gather(*(_one(pipeline, stop, str(config.path)) for pipeline in assembly.pipelines))
+        outcomes = await asyncio.gather(*(run_one(pipeline, stop, str(config.path)) for pipeline in assembly.pipelines))
         if assembly.watch is not None and any(fault is not None and fault.code == _MISSING for fault in outcomes):
             await until(assembly.watch.once(), stop)
         gaps = sum(not gap.acked for gap in await assembly.checkpoints.gaps(config.pipeline))
@@ -118,7 +118,7 @@ async def _watching(watch: Watch) -> AsyncGenerator[None, None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _one(pipeline: Pipeline, stop: asyncio.Event, config: str) -> Fault | None:
+async def run_one(pipeline: Pipeline, stop: asyncio.Event, config: str) -> Fault | None:
     """One pipeline's run; what ended it, None where it was done or told to stop."""
     try:
         await pipeline.run(stop)

@@ -285,6 +285,18 @@ class S3Fragments:
         old = [found for found in await self._groups() if found.complete and found.written <= now - age]
         return [found.main.chunk_id for found in old if found.main is not None and sink not in await self._marks(found.name)]
 
+    async def carrier(self, sink: str, row: str) -> Part | None:
+        """See SharedFragmentStore.carrier."""
+        self._check(sink)
+        found = (await self._parts(segment(row))).group
+        if found.main is None or not found.complete:
+            return None
+        claim = await self._objects.get(f"done/{found.name}/.claim-{sink}")
+        if claim is None:
+            return found.main
+        shard, _, sequence = claim.decode().partition("\0")
+        return msgspec.structs.replace(found.main, shard=shard, sequence=sequence)
+
     async def waiting(self) -> tuple[int, int]:
         """(parts, bytes) of incomplete rows."""
         groups = [found for found in await self._groups() if not found.complete]

@@ -26,6 +26,11 @@ async def check_shared_fragment_store(make: Callable[[Sequence[str]], SharedFrag
     check(len(await there.row("shared")) == 3, "whoever delivers a row has all of it")
     check(await there.unfinished("x", 3600.0) == [], "a row that was stored just now is not given up")
     check("shared" in await there.unfinished("x", 0.0), "a complete row that nobody finishes is found")
+    carrier = await there.carrier("x", "shared")
+    check(
+        carrier is not None and (carrier.shard, carrier.sequence) == (two.shard, two.sequence), "… with the record that was to deliver it"
+    )
+    check(carrier is not None and (await there.add("x", carrier)).state == "complete", "… in whose place another may stand")
     await there.done("x", ["shared"])
     check("shared" not in await here.unfinished("x", 0.0), "a row that is done is finished")
     check("shared" in await here.unfinished("y", 0.0), "… for that sink")

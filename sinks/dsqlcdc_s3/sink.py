@@ -21,6 +21,7 @@ from dsqlcdc.contract import Batching, Change, Context, Known, Misconfigured, Pr
 from dsqlcdc.errors import Held
 from dsqlcdc_s3.aws_objects import AwsObjects
 from dsqlcdc_s3.batch import Begun, entry, fresh
+from dsqlcdc_s3.batch_sink import BatchSink
 from dsqlcdc_s3.chain import Chain, Owner
 from dsqlcdc_s3.encode import CAP, Part, encode
 from dsqlcdc_s3.manifest import FORMAT, Link, Manifest, Word, decode_word, differences, digest
@@ -60,9 +61,9 @@ class S3Sink(Sink):
     ) -> None:
         self._options = options
         self._context = context
-        self._open = objects or self._aws
+        self._open = objects or (lambda: in_aws(options, context))
         self._clock = clock
-        self._writer = writer or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
+        self._writer = writer or unique_name()
         self._cap = cap
         self.lanes = 1
         self.batching = Batching(bytes=options.roll.bytes, records=options.roll.records, age=options.roll.age)
@@ -85,14 +86,12 @@ class S3Sink(Sink):
         self._stopped: Held | None = None
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any], context: Context) -> S3Sink:
-        """The factory that the entry point names. Raises ValueError; does no I/O."""
-        return cls(S3Options.model_validate(options), context)
-
-    def _aws(self) -> AbstractAsyncContextManager[Objects]:
-        given, context = self._options, self._context
-        aws = Aws(given.region or context.region, context.profile, given.endpoint_url or context.endpoint_url)
-        return _Opened(client("s3", aws), given)
+    def from_options(cls, options: Mapping[str, Any], context: Context) -> Sink:
+        """The factory that the entry point names: a BatchSink where not the whole stream is seen. Raises ValueError; does no I/O."""
+        checked = S3Options.model_validate(options)
+        if context.whole:
+            return cls(checked, context)
+        return BatchSink(checked, context, lambda: in_aws(checked, context), writer=unique_name())
 
     async def __aenter__(self) -> Self:
         opening = self._open()
@@ -324,6 +323,17 @@ class S3Sink(Sink):
         if self._replays is None:
             raise RuntimeError("the sink has not been entered")
         return self._replays
+
+
+def unique_name() -> str:
+    """The name of one writer among all."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def in_aws(options: S3Options, context: Context) -> AbstractAsyncContextManager[Objects]:
+    """The store that the options name, to be entered."""
+    aws = Aws(options.region or context.region, context.profile, options.endpoint_url or context.endpoint_url)
+    return _Opened(client("s3", aws), options)
 
 
 class _Opened(AbstractAsyncContextManager[Objects]):

@@ -28,7 +28,26 @@ MANAGER = tuple(f"dsqlcdc/streams/{name}.py" for name in ("clients", "observe", 
 """Their calls are recorded in real runs: tests/streams/test_rights.py."""
 DOCTOR = ("dsqlcdc/doctor/reading.py", "dsqlcdc/doctor/place.py")
 """What it calls beside what the stream manager and the consumer call."""
-SERVICES = ("kinesis", "dsql", "s3", "iam", "sts", "kms", "dynamodb", "sqs", "lambda", "cloudwatch", "secretsmanager")
+LAMBDA = {
+    "dsqlcdc/hosts/lambda_config.py": ("s3", "ssm"),
+    "dsqlcdc/hosts/lambda_destination.py": ("s3",),
+    "sinks/dsqlcdc_s3/aws_objects.py": ("s3",),
+    "dsqlcdc/stores/s3_dead_letters.py": ("s3",),
+    "dsqlcdc/stores/s3_objects.py": ("s3",),
+}
+BY_THE_TRIGGER = {
+    "kinesis:DescribeStream",
+    "kinesis:DescribeStreamSummary",
+    "kinesis:ListShards",
+    "kinesis:GetShardIterator",
+    "kinesis:GetRecords",
+    "kinesis:SubscribeToShard",
+    "logs:CreateLogGroup",
+    "logs:CreateLogStream",
+    "logs:PutLogEvents",
+}
+"""What Lambda itself does in the function's name."""
+SERVICES = ("kinesis", "dsql", "s3", "ssm", "iam", "sts", "kms", "dynamodb", "sqs", "lambda", "cloudwatch", "secretsmanager")
 ON_THIS_MACHINE = ("dsqlcdc/local/", "dsqlcdc/testing/", "dsqlcdc/hosts/demo.py")
 """They talk to the embedded AWS only."""
 WITHOUT_PERMISSION = {"sts:GetCallerIdentity"}
@@ -96,9 +115,15 @@ def test_the_doctor_may_do_what_it_calls_beside_and_nothing_more() -> None:
     assert actions(policy("doctor.json")) == called - WITHOUT_PERMISSION
 
 
+def test_a_function_may_do_what_it_and_its_trigger_call_and_nothing_more() -> None:
+    called = {name for path, services in LAMBDA.items() for service in services for name in operations(path, service)}
+    assert {"ssm:GetParameter", "s3:DeleteObject"} <= called
+    assert actions(policy("lambda.json")) == called | BY_THE_TRIGGER
+
+
 def test_no_other_module_calls_aws() -> None:
     """A new one must be given a policy: it fails here first."""
-    known = {*CONSUMER, *STATE, *CLAIMS, *MANAGER, *DOCTOR}
+    known = {*CONSUMER, *STATE, *CLAIMS, *MANAGER, *DOCTOR, *LAMBDA}
     found = {path for path in modules() if any(_is_operation(*call) for call in calls((ROOT / path).read_text(encoding="utf-8")))}
     assert found == known
 
