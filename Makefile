@@ -1,4 +1,4 @@
-# make install | demo | test | check | bench      (nothing but Python 3.11 or newer is needed)
+# make install | demo | test | test-live | check | bench      (nothing but Python 3.11 or newer is needed)
 #
 #   VENV=dir    where the environment is made (.venv)
 #   WHEEL=file  test this wheel, not the source tree (VENV should then be a fresh one)
@@ -17,7 +17,7 @@ SUBJECT := $(if $(WHEEL),$(WHEEL),-e .)
 # Neither the working directory nor a script's goes onto sys.path: what is installed is what runs.
 export PYTHONSAFEPATH := 1
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test test-live check bench clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -27,6 +27,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
+
+# Real servers on loopback: a single-node OpenSearch (Java 17 and Maven are needed, and said to be where they are not there).
+test-live: $(VENV)/.dev
+	$(BIN)/pytest -m live -p no:xdist tests/live
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

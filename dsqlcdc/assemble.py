@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
@@ -20,6 +21,7 @@ from dsqlcdc.core.ports import CheckpointStore, FragmentStore, Name
 from dsqlcdc.core.route import Route
 from dsqlcdc.core.tables import Model, Rule, Tables
 from dsqlcdc.core.telemetry import Status
+from dsqlcdc.errors import Unavailable
 from dsqlcdc.plugins import sink_factory
 from dsqlcdc.sources.budget import ReadLimits
 from dsqlcdc.sources.counts import Counts
@@ -30,6 +32,8 @@ from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.stores.s3_dead_letters import S3DeadLetters
+from dsqlcdc.stores.s3_fragments import S3Fragments
+from dsqlcdc.stores.s3_objects import S3Objects
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
 
 _ROOM = 96 * 1024 * 1024
@@ -83,6 +87,8 @@ def open_dead_letters(config: Config) -> FileDeadLetters | S3DeadLetters:
 def open_fragments(config: Config) -> FragmentStore:
     """Where pieces of oversized rows wait, for all sinks of the process."""
     names, fragments = tuple(config.sinks), config.fragments
+    if fragments.type == "s3":
+        return S3Fragments(S3Objects(fragments.bucket, f"{fragments.prefix}{config.pipeline}/", aws_of(config)), names, fragments.max_bytes)
     if fragments.type == "memory":
         return MemoryFragments(names, fragments.max_bytes)
     return SqliteFragments(fragments.path, names, fragments.max_bytes)
@@ -125,6 +131,9 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
     checkpoints, letters, fragments = open_checkpoints(config), open_dead_letters(config), open_fragments(config)
     try:
         await letters.prepare()
+        if isinstance(fragments, S3Fragments):
+            with contextlib.suppress(Unavailable):  # the first piece will tell
+                await fragments.prepare()
         tables, source = make_tables(config), config.source
         limits = ReadLimits(source.reads_per_second, source.bytes_per_second)
         async with open_feeds(

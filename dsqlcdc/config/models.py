@@ -219,6 +219,14 @@ class MemoryFragments(Block):
     max_age: Duration = _MAX_AGE
 
 
+class S3Fragments(Block):
+    type: Literal["s3"]
+    bucket: Text
+    prefix: Annotated[str, StringConstraints(max_length=400)] = "fragments/"
+    max_bytes: Size = _MAX_BYTES
+    max_age: Duration = _MAX_AGE
+
+
 class Http(Block):
     """Where /healthz, /readyz, /metrics, /status and the page are served."""
 
@@ -251,7 +259,7 @@ def _typed(value: object, default: str) -> object:
 
 State = Annotated[SqliteState | DynamodbState | MemoryState, Field(discriminator="type"), BeforeValidator(_sqlite)]
 DeadLetters = Annotated[FileDeadLetters | S3DeadLetters, Field(discriminator="type"), BeforeValidator(_files)]
-Fragments = Annotated[SqliteFragments | MemoryFragments, Field(discriminator="type"), BeforeValidator(_sqlite)]
+Fragments = Annotated[SqliteFragments | MemoryFragments | S3Fragments, Field(discriminator="type"), BeforeValidator(_sqlite)]
 
 
 class File(Block):

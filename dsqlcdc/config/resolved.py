@@ -18,6 +18,7 @@ from dsqlcdc.config.models import (
     MemoryFragments,
     MemoryState,
     S3DeadLetters,
+    S3Fragments,
     Source,
     SqliteFragments,
     SqliteState,
@@ -65,7 +66,7 @@ class Config:
     sinks: Mapping[str, SinkConfig]
     state: SqliteState | DynamodbState | MemoryState
     dead_letters: FileDeadLetters | S3DeadLetters
-    fragments: SqliteFragments | MemoryFragments
+    fragments: SqliteFragments | MemoryFragments | S3Fragments
     http: Http | None
     path: Path
     directory: Path

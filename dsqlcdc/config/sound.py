@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from dsqlcdc.config.findings import Findings
-from dsqlcdc.config.models import ARN
+from dsqlcdc.config.models import ARN, S3DeadLetters, S3Fragments
 from dsqlcdc.config.resolved import Config, SinkConfig
 from dsqlcdc.contract import Sink
 from dsqlcdc.units import format_duration
@@ -64,7 +64,7 @@ def _stores(config: Config, findings: Findings) -> None:
         paths.setdefault(real, block)
     if config.state.type == "dynamodb" and config.fragments.type == "sqlite":
         why = "another machine would go on behind records whose pieces wait here only, and their rows would be lost with this one"
-        fix = "Write fragments: {type: memory}, which holds the checkpoint back while pieces wait"
+        fix = "Write fragments: {type: s3, bucket: …}; or {type: memory}, which holds the checkpoint back while pieces wait"
         findings.at("E030", ("fragments", "type"), "pieces on this machine with a state that is shared", why=why, fix=fix)
 
 
@@ -141,13 +141,14 @@ def _lakes(places: Mapping[str, tuple[str, str]], findings: Findings) -> None:
 
 
 def _letters(config: Config, places: Mapping[str, tuple[str, str]], findings: Findings) -> None:
-    letters = config.dead_letters
-    if letters.type != "s3":
-        return
-    for name, (bucket, prefix) in places.items():
-        if bucket == letters.bucket and letters.prefix.startswith((f"{prefix}data/", f"{prefix}manifests/")):
-            why = f"sink {name!r} writes there, and readers of the lake would take letters for rows"
-            findings.at("E022", ("dead_letters", "prefix"), "dead letters inside a lake", why=why, fix="Give them a prefix of their own")
+    letters, pieces = config.dead_letters, config.fragments
+    for block, store, what in (("dead_letters", letters, "dead letters"), ("fragments", pieces, "fragments")):
+        if not isinstance(store, (S3DeadLetters, S3Fragments)):
+            continue
+        for name, (bucket, prefix) in places.items():
+            if bucket == store.bucket and store.prefix.startswith((f"{prefix}data/", f"{prefix}manifests/")):
+                why = f"sink {name!r} writes there, and readers of the lake would take them for rows"
+                findings.at("E022", (block, "prefix"), f"{what} inside a lake", why=why, fix="Give them a prefix of their own")
 
 
 def _overlap(one: tuple[str, str], two: tuple[str, str]) -> bool:

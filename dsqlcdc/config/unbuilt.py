@@ -9,7 +9,6 @@ from dsqlcdc.config.tree import Path
 from dsqlcdc.plugins import sink_types
 
 _WHY = "this feature is not built yet"
-_TYPES = {"fragments": ("s3", "sqlite")}
 _SINKS = ("opensearch",)
 
 
@@ -19,11 +18,6 @@ def refuse_unbuilt(data: dict[str, Any], findings: Findings) -> dict[str, Any]:
     if "stream" in kept:
         del kept["stream"]
         _refuse(findings, ("stream",), "the block `stream`", "Remove it, and make the streams with the AWS CLI")
-    for block, (unbuilt, instead) in _TYPES.items():
-        value = kept.get(block)
-        if isinstance(value, dict) and value.get("type") == unbuilt:  # pyright: ignore[reportUnknownMemberType]
-            del kept[block]
-            _refuse(findings, (block, "type"), f"{block} of type {unbuilt!r}", f"Use {instead}", key=False)
     sinks = kept.get("sinks")
     if isinstance(sinks, dict):
         named: dict[str, Any] = sinks  # pyright: ignore[reportUnknownVariableType]

@@ -173,10 +173,10 @@ class Delivery:
                     return
                 await lane.wake.wait()
             elif self._ripe(lane):
-                changes, debts = self._cut(lane)
+                batch = self._cut(lane)
                 lane.writing = True
                 try:
-                    await self._write(changes, debts)
+                    await self._write(batch)
                 finally:
                     lane.writing = False
             else:
@@ -196,35 +196,37 @@ class Delivery:
             or self._room.full
         )
 
-    def _cut(self, lane: _Lane) -> tuple[list[Change], list[int]]:
+    def _cut(self, lane: _Lane) -> list[Lot]:
         """One batch off the lane: within `batching`, but at least one change; of one key only one where the sink needs order, as what is to be
         retried must not be overtaken."""
         batching = self._sink.batching
         rows: set[bytes] | None = set() if self._sink.needs_order else None
-        changes: list[Change] = []
-        debts: list[int] = []
-        size = 0
+        batch: list[Lot] = []
+        records = size = 0
         while lane.pending:
             lot = lane.pending[0]
-            if rows is None and len(changes) + len(lot.changes) <= batching.records and size + lot.size <= batching.bytes:
+            if rows is None and records + len(lot.changes) <= batching.records and size + lot.size <= batching.bytes:
                 count, taken = len(lot.changes), lot.size
             else:
-                count, taken = self._fit(lot, batching.records - len(changes), batching.bytes - size, not changes, rows)
+                count, taken = self._fit(lot, batching.records - records, batching.bytes - size, not batch, rows)
             if not count:
                 break
-            changes.extend(lot.changes[:count])
-            debts.extend(lot.debts[:count])
+            records += count
             size += taken
             lane.records -= count
             lane.bytes -= taken
             lane.pending.popleft()
             if count < len(lot.changes):
+                batch.append(Lot(lot.changes[:count], lot.debts[:count], taken, lot.since))
                 lane.pending.appendleft(Lot(lot.changes[count:], lot.debts[count:], lot.size - taken, lot.since))
                 break
-        return changes, debts
+            batch.append(lot)
+        return batch
 
     @staticmethod
     def _fit(lot: Lot, records: int, limit: int, at_least_one: bool, rows: set[bytes] | None) -> tuple[int, int]:
+        if rows is None and (size := size_of(some := lot.changes[:records])) <= limit:
+            return len(some), size
         count = size = 0
         for change in lot.changes[: max(records, 1 if at_least_one else 0)]:
             if size + change.size > limit and not (at_least_one and count == 0):
@@ -238,8 +240,9 @@ class Delivery:
             count += 1
         return count, size
 
-    async def _write(self, changes: Sequence[Change], debts: Sequence[int]) -> None:
+    async def _write(self, batch: Sequence[Lot]) -> None:
         attempt, since, tries = 0, asyncio.get_running_loop().time(), 1
+        changes, debts = (batch[0].changes, batch[0].debts) if len(batch) == 1 else _together(batch)
         while changes:
             try:
                 setbacks = await self._sink.write(changes)
@@ -253,7 +256,9 @@ class Delivery:
             self.batches += 1
             if not setbacks:
                 self._rate.passed(len(changes))
-                self._done(changes, debts, Outcome.DELIVERED)
+                for lot in batch:
+                    self._room.give(lot.size)
+                    self._settle(lot.changes, lot.debts, Outcome.DELIVERED)
                 return
             before = len(changes)
             changes, debts, after = await self._judge(changes, debts, setbacks, tries)
@@ -261,6 +266,7 @@ class Delivery:
             if len(changes) < before:  # progress: patience begins anew
                 attempt, since = 0, asyncio.get_running_loop().time()
             if changes:
+                batch = (Lot(changes, debts, size_of(changes), since),)
                 self.retries += 1
                 asked = Unavailable("the sink asked to retry records", where=self._where, why=after[1], code="E302", after=after[0])
                 await self._patience.wait(asked, attempt, since)
@@ -299,6 +305,15 @@ class Delivery:
         if changes:
             self._room.give(size_of(changes))
             self._settle(changes, debts, outcome)
+
+
+def _together(batch: Sequence[Lot]) -> tuple[list[Change], list[int]]:
+    changes: list[Change] = []
+    debts: list[int] = []
+    for lot in batch:
+        changes.extend(lot.changes)
+        debts.extend(lot.debts)
+    return changes, debts
 
 
 def size_of(changes: Sequence[Change]) -> int:

@@ -61,33 +61,22 @@ class Intake:
             await self._take(page, start, debt + start)
 
     async def _take(self, page: Page, start: int, debt: int) -> None:
-        read, shard = self._tables.read, page.shard
-        changes: list[Change] = []
-        others: list[tuple[int, Part | Bad]] = []
-        records = page.records[start : start + _SLICE]
-        for index, record in enumerate(records):
-            item: Change | Part | Bad | None = record.parsed
-            if item is None:
-                item = record.parsed = read(shard, record)
-            if isinstance(item, Change):
-                changes.append(item)
-            else:
-                others.append((index, item))
+        shard, records = page.shard, page.records[start : start + _SLICE]
+        items = self._tables.read_all(shard, records)
         self._counts.bytes_read += sum([len(record.data) for record in records])
-        if others:
-            skip = {index for index, _ in others}
-            debts = [debt + index for index in range(len(records)) if index not in skip]
-        else:
-            debts = list(range(debt, debt + len(records)))
-        await self._go(changes, debts)
-        for index, item in others:
+        debts = range(debt, debt + len(items))
+        changes = [item for item in items if isinstance(item, Change)]
+        if len(changes) == len(items):
+            return await self._go(changes, debts)
+        await self._go(changes, [debt for item, debt in zip(items, debts, strict=True) if isinstance(item, Change)])
+        for item, record, debt in zip(items, records, debts, strict=True):
             if isinstance(item, Part):
-                await self._part(item, debt + index)
-            else:
-                await self._burial.record(shard, records[index], item)
-                self._ledger.settle((debt + index,), Outcome.DEAD)
+                await self._part(item, debt)
+            elif isinstance(item, Bad):
+                await self._burial.record(shard, record, item)
+                self._ledger.settle((debt,), Outcome.DEAD)
 
-    async def _go(self, changes: list[Change], debts: list[int]) -> None:
+    async def _go(self, changes: Sequence[Change], debts: Sequence[int]) -> None:
         changes, debts, elsewhere = self._router.by_table(changes, debts)
         if elsewhere:
             self._ledger.settle(elsewhere, Outcome.UNROUTED)
@@ -100,7 +89,7 @@ class Intake:
             self._sequencer.settled([change for change, _ in others])
         self._delivery.offer(changes, debts)
 
-    async def _keyed(self, changes: list[Change], debts: list[int]) -> tuple[list[Change], list[int]]:
+    async def _keyed(self, changes: Sequence[Change], debts: Sequence[int]) -> tuple[list[Change], list[int]]:
         for change, debt in zip(changes, debts, strict=True):
             if change.key_image is None:
                 await self._burial.change(change, NO_KEY, 1)

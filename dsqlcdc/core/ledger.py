@@ -85,6 +85,8 @@ class Ledger:
 
     def settle(self, debts: Iterable[int], outcome: Outcome) -> None:
         """Settle debts, and with them those that have joined them. Raises Imbalance."""
+        if isinstance(debts, range) and debts and debts.step == 1 and self._whole(debts, outcome):
+            return
         debts = list(debts)
         leaf, number, count = None, -1, 0
         try:
@@ -108,6 +110,18 @@ class Ledger:
                 for follower, own in self._joined.pop(debt, ()):
                     self.settle((follower,), own or outcome)
 
+    def _whole(self, debts: range, outcome: Outcome) -> bool:
+        """Settle a stretch of one page at once; False where it takes more than that."""
+        number, low, count = debts.start >> _BITS, debts.start & _MASK, len(debts)
+        leaf = self._leaves.get(number)
+        if leaf is None or low + count > leaf.count or leaf.flags.find(1, low, low + count) >= 0:
+            return False
+        if self._joined and any(debt in debts for debt in self._joined):
+            return False
+        leaf.flags[low : low + count] = b"\1" * count
+        self._count(number, leaf, count, outcome)
+        return True
+
     def _count(self, number: int, leaf: _Leaf, count: int, outcome: Outcome) -> None:
         leaf.open -= count
         account = leaf.account
@@ -115,6 +129,8 @@ class Ledger:
         account.settled[outcome.value] = account.settled.get(outcome.value, 0) + count
         if leaf.open == 0:
             del self._leaves[number]
+            # only its last record is asked for now: a page behind an open one must not hold ten thousand names
+            leaf.sequences, leaf.arrivals, leaf.flags = leaf.sequences[-1:], leaf.arrivals[-1:], bytearray()
 
     def join(self, original: int, debt: int, outcome: Outcome | None) -> None:
         """Let a debt share the fate of an open one: settled with it, as `outcome`, or as the original's where None.

@@ -253,6 +253,20 @@ class FragmentStore(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class SharedFragmentStore(FragmentStore, Protocol):
+    """A durable store that several processes use at once, for one sink too, where each record is read again until it is settled.
+
+    `complete` is said to one record of a row, and to it as often as it comes again, whoever reads it; to others `waiting`: that one is owed
+    until the row is settled.
+    """
+
+    async def unfinished(self, sink: str, age: float) -> Sequence[str]:
+        """Rows that are complete and with which this sink is not done, though nothing was stored of them for `age` seconds, by the store's own
+        clock: the record that was to deliver them does not come again. To be delivered, and marked done, by whoever asks."""
+        ...
+
+
 class Source(Protocol):
     """Where pages come from and where the frontier goes, for one run of one pipeline."""
 

@@ -40,13 +40,13 @@ class Router:
         self._all_tables, self._all_ops = not route.tables, self._ops == frozenset(Op)
         self._tables: dict[Table, bool] = {}
 
-    def by_table(self, changes: list[Change], debts: list[int]) -> tuple[list[Change], list[int], list[int]]:
+    def by_table(self, changes: Sequence[Change], debts: Sequence[int]) -> tuple[Sequence[Change], Sequence[int], list[int]]:
         """Changes of tables this sink takes, their debts, and the debts of the others."""
         if self._all_tables:
             return changes, debts, []
         return _split(changes, debts, [self._takes(change.table) for change in changes])
 
-    def by_op(self, changes: list[Change], debts: list[int]) -> tuple[list[Change], list[int], list[tuple[Change, int]]]:
+    def by_op(self, changes: Sequence[Change], debts: Sequence[int]) -> tuple[Sequence[Change], Sequence[int], list[tuple[Change, int]]]:
         """Changes of operations this sink takes, their debts, and the others with theirs."""
         if self._all_ops:
             return changes, debts, []

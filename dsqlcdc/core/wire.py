@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from typing import Annotated
+from typing import Annotated, Literal
 
 import google_crc32c
 import msgspec
@@ -62,6 +62,16 @@ class Envelope(msgspec.Struct, gc=False):
         return OPS.get(self.op, Op.UPSERT)
 
 
+class Common(msgspec.Struct, gc=False):
+    """What nearly every record is: a whole row with an op we know. Anything else is refused, and is read as an Envelope."""
+
+    source: Origin
+    op: Op
+    type: Literal["full"] = "full"
+    before: msgspec.Raw = NULL
+    after: msgspec.Raw = NULL
+
+
 class Unreadable(ValueError):
     """The record can never be read: a dead letter. `code` is the short word for it."""
 
@@ -71,6 +81,7 @@ class Unreadable(ValueError):
 
 
 parse = msgspec.json.Decoder(Envelope).decode
+parse_common = msgspec.json.Decoder(Common).decode
 _text = msgspec.json.Decoder(str).decode
 _any = msgspec.json.Decoder(msgspec.Raw).decode
 

@@ -284,12 +284,12 @@ class Feed:
             self._counters.count("throttles")
             raise
         self._refusals = 0
-        payload = sum(len(record.data) for record in reply.records)
+        payload = sum([len(record.data) for record in reply.records])
         self._budget.received(payload, loop.time())
         self._heard(reply.now)
         self._counters.received(len(reply.records), payload)
         self._expected = max(_SMALL, reply.size)
-        fetched = self._fetched(cursor, reply.records, reply.iterator, verifying)
+        fetched = self._fetched(cursor, reply.records, reply.iterator, verifying, payload)
         fetched.begun, fetched.now = begun, (reply.now or sent_at) - VISIBLE
         fetched.behind, fetched.children = reply.behind, tuple(reply.children)
         self._keep(fetched)
@@ -300,13 +300,15 @@ class Feed:
             self._tip = (where, fetched.serial, loop.time() + (min(pause, 0.25) if last else pause))
         return fetched
 
-    def _fetched(self, cursor: Cursor, records: list[Record], iterator: str | None, verifying: bool) -> Fetched:
+    def _fetched(self, cursor: Cursor, records: list[Record], iterator: str | None, verifying: bool, payload: int) -> Fetched:
         wanted = cursor.position.sequence
         found, decided = True, True
         if verifying:
             if records:
                 found = records[0].sequence_number == wanted
-                records = records[1:] if found else records
+                if found:
+                    payload -= len(records[0].data)
+                    records = records[1:]
             else:
                 found, decided = False, False
         lo = number(cursor.position) if found else -1
@@ -318,7 +320,7 @@ class Feed:
             at=asyncio.get_running_loop().time(),
             now=0.0,
             behind=0,
-            size=sum(len(record.data) for record in records) + 300 * len(records),
+            size=payload + 300 * len(records),
             lo=lo,
             hi=int(records[-1].sequence_number) if records else lo,
             found=found,

@@ -56,7 +56,7 @@ def digest(part: Part) -> int:
 
 def insert(connection: sqlite3.Connection, grp: str, part: Part) -> int:
     """Store a part, instead of an earlier one of its place; the id of its row."""
-    text = None if part.index == MAIN or _text_in(part.raw) == part.text else part.text
+    text = None if part.index == MAIN or text_in(part.raw) == part.text else part.text
     cursor = connection.execute(
         "INSERT OR REPLACE INTO part (chunk_id, idx, grp, shard, sequence, arrived, digest, size, text, raw) VALUES (?,?,?,?,?,?,?,?,?,?)",
         (
@@ -99,7 +99,7 @@ def parts_of(connection: sqlite3.Connection, grp: str) -> list[Part]:
         if index == MAIN:
             parts.append(Part(chunk_id, index, raw, b"", shard, sequence, arrived, needs_of(connection, grp)))
         else:
-            parts.append(Part(chunk_id, index, raw, _text_in(raw) or b"" if text is None else text, shard, sequence, arrived))
+            parts.append(Part(chunk_id, index, raw, text_in(raw) or b"" if text is None else text, shard, sequence, arrived))
     return parts
 
 
@@ -110,7 +110,7 @@ def needs_of(connection: sqlite3.Connection, row: str) -> dict[str, Need]:
     return dict(sorted(needs.items(), key=lambda item: (item[1].chunk_id != row, item[0])))
 
 
-def _text_in(raw: bytes) -> bytes | None:
+def text_in(raw: bytes) -> bytes | None:
     """The UTF-8 text of the record's `data`, None where it has none."""
     try:
         return _fragment(raw).data.encode()

@@ -16,7 +16,7 @@ from .world import BUCKET, STREAM, World, lake
 BLOCKS: dict[str, Any] = {
     "state": {"type": "dynamodb", "table": "dsqlcdc", "create": True, "takeover": "3s"},
     "dead_letters": {"type": "s3", "bucket": BUCKET},
-    "fragments": {"type": "memory"},
+    "fragments": {"type": "s3", "bucket": BUCKET},
 }
 
 

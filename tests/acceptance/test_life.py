@@ -10,7 +10,7 @@ from typing import Any
 import google_crc32c
 import pytest
 
-from .world import STREAM, World, lake, total
+from .world import BUCKET, STREAM, World, lake, total
 
 
 def test_records_trimmed_unread_are_a_gap_that_halts_until_it_is_acknowledged(world: World) -> None:
@@ -118,9 +118,9 @@ class Oversized:
         return [line["row"] for line in self._world.lines() if line["table"] == "big"]
 
 
-@pytest.mark.parametrize("fragments", ["sqlite", "memory"])
+@pytest.mark.parametrize("fragments", ["sqlite", "memory", "s3"])
 def test_a_row_whose_last_piece_comes_later_is_delivered_once_by_the_run_that_sees_it(world: World, fragments: str) -> None:
-    world.configure(fragments={"type": fragments})
+    world.configure(fragments={"type": fragments, **({"bucket": BUCKET} if fragments == "s3" else {})})
     world.commit(50)
     row = Oversized(world, 1)
     row.put(row.pieces[2], row.main, row.pieces[0])

@@ -66,7 +66,7 @@ def test_wire_to_change_is_within_reach_of_the_msgspec_floor() -> None:
         for page in pages:
             records = body(page).records
             debt = ledger.enter(Page("shard", records))
-            changes = [tables.read("shard", r) for r in records]
+            changes = tables.read_all("shard", records)
             going, owed = unique.admit(changes, range(debt, debt + len(changes)))  # type: ignore[arg-type]
             ledger.settle(owed, Outcome.DELIVERED)
             count += len(going)

@@ -222,3 +222,34 @@ def test_the_end_is_not_reached_before_what_is_owed_is_settled() -> None:
     assert ledger.frontier()["a"] == Mark(Position("after", "11", 11.0), 11.0)
     ledger.settle([debt + 2], Outcome.DELIVERED)
     assert ledger.frontier()["a"] == Mark(END, 30.0)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.data())
+def test_a_stretch_settles_as_its_debts_one_by_one(sizes: list[int], data: st.DataObject) -> None:
+    """Two ledgers, one told by ranges and the other by lists: the same frontier, sums and refusals, joined debts included."""
+    ledgers = Ledger(), Ledger()
+    firsts = [
+        [ledger.enter(Page("a", [Record(f"{100 * n + k}", b"", float(n)) for k in range(size)])) for n, size in enumerate(sizes)]
+        for ledger in ledgers
+    ]
+    assert firsts[0] == firsts[1]
+    for _ in range(data.draw(st.integers(1, 8))):
+        n = data.draw(st.integers(0, len(sizes) - 1))
+        low = data.draw(st.integers(0, sizes[n] - 1))
+        stretch = range(firsts[0][n] + low, firsts[0][n] + data.draw(st.integers(low, sizes[n] + 1)))
+        if data.draw(st.booleans()) and stretch and all(ledger.is_open(stretch[0]) for ledger in ledgers):
+            follower = data.draw(st.sampled_from([first + k for first, size in zip(firsts[0], sizes, strict=True) for k in range(size)]))
+            if ledgers[0].is_open(follower) and follower not in stretch:
+                for ledger in ledgers:
+                    ledger.join(stretch[0], follower, None)
+        raised = []
+        for ledger, debts in zip(ledgers, (stretch, list(stretch)), strict=True):
+            try:
+                ledger.settle(debts, Outcome.DELIVERED)
+            except Imbalance as error:
+                raised.append(str(error))
+        assert len(raised) in (0, 2)
+        if raised:
+            return
+        assert ledgers[0].frontier() == ledgers[1].frontier()
+        assert (ledgers[0].settled, ledgers[0].open) == (ledgers[1].settled, ledgers[1].open)

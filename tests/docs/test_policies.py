@@ -17,7 +17,11 @@ from .reading import POLICIES, ROOT, VALUES, action, actions, aws_commands, bloc
 from .reading import README as README_FILE
 
 CONSUMER = {"dsqlcdc/sources/kinesis_client.py": "kinesis", "sinks/dsqlcdc_s3/aws_objects.py": "s3"}
-STATE = {"dsqlcdc/stores/dynamodb_items.py": "dynamodb", "dsqlcdc/stores/s3_dead_letters.py": "s3"}
+STATE = {
+    "dsqlcdc/stores/dynamodb_items.py": "dynamodb",
+    "dsqlcdc/stores/s3_dead_letters.py": "s3",
+    "dsqlcdc/stores/s3_objects.py": "s3",
+}
 PROVISION = "dsqlcdc/streams/provision.py"
 SERVICES = ("kinesis", "dsql", "s3", "iam", "sts", "kms", "dynamodb", "sqs", "lambda", "cloudwatch", "secretsmanager")
 ON_THIS_MACHINE = ("dsqlcdc/local/", "dsqlcdc/testing/", "dsqlcdc/hosts/demo.py")
@@ -74,7 +78,7 @@ def test_the_consumer_may_do_what_it_calls_and_nothing_more() -> None:
 
 def test_durable_state_may_do_what_it_calls_and_nothing_more() -> None:
     called = {name for path, service in STATE.items() for name in operations(path, service)}
-    assert {"dynamodb:PutItem", "s3:ListBucket"} <= called
+    assert {"dynamodb:PutItem", "s3:ListBucket", "s3:DeleteObject"} <= called
     assert actions(policy("consumer-state.json")) == called
 
 

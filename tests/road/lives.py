@@ -105,6 +105,7 @@ class Parts:
     fragments: Callable[[bool], FragmentStore] = lambda durable: DurableFragments(["s"]) if durable else MemoryFragments(["s"])
     ledger: type[Ledger] = Ledger
     survives: Callable[[FragmentStore], bool] = lambda store: store.durable
+    mortal: Callable[[FragmentStore, Life], FragmentStore] = MortalFragments
 
 
 def play(scenario: Scenario, seed: int, parts: Parts | None = None) -> int:
@@ -144,7 +145,7 @@ async def _play(scenario: Scenario, seed: int, parts: Parts) -> int:
                 tables=Tables(RULES),
                 checkpoints=MortalCheckpoints(checkpoints, life),
                 dead_letters=letters,
-                fragments=MortalFragments(fragments, life),
+                fragments=parts.mortal(fragments, life),
                 clock=lambda: world.stream.now,
                 random=rng.random,
                 order=scenario.order,
@@ -158,6 +159,8 @@ async def _play(scenario: Scenario, seed: int, parts: Parts) -> int:
         pipeline._ledger.check()
         if last:
             _judge(scenario, seed, world, destination, letters, pipeline)
+            if fragments.durable and await fragments.overdue("s", 0.0):
+                raise Broken(scenario.name, seed, "parts are overdue though every row was complete")
             if fragments.durable and await fragments.waiting() != (0, 0):
                 raise Broken(scenario.name, seed, f"parts wait though every row was complete: {await fragments.waiting()}")
             return lives

@@ -14,10 +14,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from dsqlcdc.core.ports import Parked, Part
-from dsqlcdc.stores import parking
+from dsqlcdc.core.ports import FragmentStore, Parked, Part
+from dsqlcdc.stores import parking, s3_parts
 from dsqlcdc.stores.fragments import MemoryFragments, SqliteFragments
+from dsqlcdc.stores.s3_fragments import S3Fragments
 from dsqlcdc.testing.stores import cut
+
+from .bucket import Bucket, FakeObjects
 
 T = TypeVar("T")
 SINKS = ("a", "b")
@@ -44,7 +47,7 @@ class Fragments(RuleBasedStateMachine):
         self.mains: set[str] = set()
         self.store = self.open()
 
-    def open(self) -> SqliteFragments | MemoryFragments:
+    def open(self) -> FragmentStore:
         return SqliteFragments(Path(self.directory.name) / "f.db", SINKS) if self.durable else MemoryFragments(SINKS)
 
     def teardown(self) -> None:
@@ -125,6 +128,14 @@ class InMemory(Fragments):
     durable = False
 
 
+class InS3(Fragments):
+    """A process of its own after each reopening."""
+
+    def open(self) -> FragmentStore:
+        self.bucket = getattr(self, "bucket", None) or Bucket()
+        return S3Fragments(FakeObjects(self.bucket), SINKS, every=0.0)
+
+
 SETTINGS = settings(max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 
@@ -136,8 +147,28 @@ def test_durable_fragments_agree_with_the_model() -> None:
     run_state_machine_as_test(Fragments, settings=settings(SETTINGS, max_examples=15))
 
 
+def test_fragments_in_s3_agree_with_the_model() -> None:
+    run_state_machine_as_test(InS3, settings=settings(SETTINGS, max_examples=40))
+
+
 def test_fragments_in_memory_agree_with_the_model() -> None:
     run_state_machine_as_test(InMemory, settings=settings(SETTINGS, max_examples=60))
+
+
+@pytest.mark.parametrize("mutant", ["markers of others", "verdicts stick"])
+def test_broken_fragments_in_s3_disagree_with_the_model(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if mutant == "verdicts stick":
+        monkeypatch.setattr(s3_parts.Group, "fingerprint", "all")
+    else:
+        true_marks = S3Fragments._marks
+
+        async def marks(self: S3Fragments, chunk: str) -> frozenset[str]:
+            found = await true_marks(self, chunk)
+            return found | set(SINKS) if found & set(SINKS) else found
+
+        monkeypatch.setattr(S3Fragments, "_marks", marks)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(InS3, settings=HUNT)
 
 
 @pytest.mark.parametrize("mutant", ["no markers", "verdicts stick", "last sink is not waited for"])
