@@ -19,7 +19,7 @@ from dsqlcdc.config.resolved import Config, SinkConfig
 from dsqlcdc.config.show import secrets_of
 from dsqlcdc.config.sound import check_sound, lake_place
 from dsqlcdc.config.tree import Place, parse
-from dsqlcdc.config.unbuilt import Refused, refuse_unbuilt
+from dsqlcdc.config.unbuilt import refuse_unbuilt
 from dsqlcdc.config.variables import Variables
 from dsqlcdc.contract import Context, Sink
 from dsqlcdc.errors import ConfigError
@@ -106,9 +106,7 @@ def _validate(data: dict[str, Any], directory: Path, findings: Findings) -> tupl
     if isinstance(sinks := data.get("sinks"), dict):
         common: dict[str, Any] = {}
         for name, sink in cast(dict[str, Any], sinks).items():
-            if sink is Refused:
-                common[name] = {"type": "drop"}
-            elif isinstance(sink, dict):
+            if isinstance(sink, dict):
                 own = cast(dict[str, Any], sink)
                 common[name] = {key: own[key] for key in own if key in _COMMON}
                 options[name] = {key: own[key] for key in own if key not in _COMMON}

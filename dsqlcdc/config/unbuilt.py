@@ -6,10 +6,8 @@ from typing import Any
 
 from dsqlcdc.config.findings import Findings
 from dsqlcdc.config.tree import Path
-from dsqlcdc.plugins import sink_types
 
 _WHY = "this feature is not built yet"
-_SINKS = ("opensearch",)
 
 
 def refuse_unbuilt(data: dict[str, Any], findings: Findings) -> dict[str, Any]:
@@ -26,7 +24,7 @@ def refuse_unbuilt(data: dict[str, Any], findings: Findings) -> dict[str, Any]:
 
 
 def _sink(name: str, sink: Any, findings: Findings) -> Any:
-    """The sink without what was refused; None for a whole sink that was."""
+    """The sink without what was refused."""
     if not isinstance(sink, dict):
         return sink
     at: Path = ("sinks", name)
@@ -34,14 +32,7 @@ def _sink(name: str, sink: Any, findings: Findings) -> Any:
     if kept.get("order") == "commit":
         del kept["order"]
         _refuse(findings, (*at, "order"), "order 'commit'", "Use unique or latest", key=False)
-    if kept.get("type") in _SINKS and kept["type"] not in (built := sink_types()):
-        _refuse(findings, (*at, "type"), f"the sink type {kept['type']!r}", f"Use one of {', '.join(built)}", key=False)
-        return Refused
     return kept
-
-
-class Refused:
-    """Stands for a sink that was refused whole."""
 
 
 def _refuse(findings: Findings, path: Path, what: str, fix: str, *, key: bool = True) -> None:

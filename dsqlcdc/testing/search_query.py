@@ -59,7 +59,7 @@ def values(row: Mapping[str, Any], path: str) -> list[Any]:
 
 
 def _listed(value: Any) -> list[Any]:
-    return cast(list[Any], value) if isinstance(value, list) else [value]
+    return value if isinstance(value, list) else [value]  # pyright: ignore[reportUnknownVariableType]
 
 
 def _within(value: Any, bounds: Mapping[str, Any]) -> bool:

@@ -69,7 +69,7 @@ class Database:
                 return [found[n] for n in range(len(changes))]
             finally:
                 await connection.close()
-        except (OSError, TimeoutError, *errors(), *_postgres()) as error:
+        except _failures() as error:
             raise _fault(error, where) from error
 
     @staticmethod
@@ -111,12 +111,10 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _postgres() -> tuple[type[Exception], ...]:
-    try:
-        asyncpg = importlib.import_module("asyncpg")
-    except ImportError:
-        return ()
-    return (asyncpg.PostgresError, asyncpg.InterfaceError)
+def _failures() -> tuple[type[Exception], ...]:
+    """What asking may raise: the connection, the credentials, the database."""
+    asyncpg = importlib.import_module("asyncpg")
+    return (OSError, TimeoutError, *errors(), asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 def _fault(error: Exception, where: str) -> Unavailable | Misconfigured:

@@ -61,15 +61,16 @@ class Shape:
     def row(self, image: msgspec.Raw) -> tuple[bytes, dict[str, Mapping[str, object]]]:
         """The row as the document holds it, the JSON text of an object on one line, and the fields that were not known before it.
 
-        Those are to be put into the mapping first, and then `learnt`. Raises msgspec.MsgspecError for what is no object.
+        Those are to be put into the mapping first and `learnt`; then the row is asked for again. Raises msgspec.MsgspecError for what is no object.
         """
         columns = _decode(image)
         fresh: dict[str, Mapping[str, object]] = {}
         if not self._known.issuperset(columns):
             fresh = self._unknown(columns)
-        if self._renamed or self._dropped or self._objects:
-            return self._rewritten(columns), fresh
         text = bytes(image)
+        nested = self._infers and (b"[" in text or text.find(b"{", 1) > 0)
+        if nested or self._renamed or self._dropped or self._objects:
+            return self._rewritten(columns, fresh), fresh
         if b"\n" in text or b"\r" in text:  # between tokens: inside strings they cannot stand unescaped
             text = text.replace(b"\n", b" ").replace(b"\r", b" ")
         return text, fresh
@@ -98,15 +99,18 @@ class Shape:
                 fresh[name] = field
         return fresh
 
-    def _rewritten(self, columns: dict[str, msgspec.Raw]) -> bytes:
-        row: dict[str, msgspec.Raw | dict[str, msgspec.Raw]] = {}
+    def _rewritten(self, columns: Mapping[str, msgspec.Raw], fresh: Mapping[str, Mapping[str, object]]) -> bytes:
+        row: dict[str, object] = {}
         for column, value in columns.items():
             if column in self._dropped:
                 continue
-            if column in self._objects and memoryview(value)[0] not in b"{n":
-                row[self._renamed.get(column, column)] = {"value": value}  # the field takes objects only
+            name, first = self._renamed.get(column, column), memoryview(value)[0]
+            if column in self._objects and first not in b"{n":
+                row[name] = {"value": value}  # the field takes objects only
+            elif self._infers and first in b"{[" and (self.fields.get(name) or fresh[name]).get("enabled", True) is not False:
+                row[name] = bytes(value).decode()  # the field takes single values only
             else:
-                row[self._renamed.get(column, column)] = value
+                row[name] = value
         return _encode(row).replace(b"\n", b" ").replace(b"\r", b" ")
 
 

@@ -65,17 +65,15 @@ def field_for_value(text: bytes) -> Mapping[str, Any] | None:
     """The field of a column of unknown type by the JSON text of a value of it; None where that says nothing (null).
 
     Whole numbers are long with a double `.num` beside (the next value may have a fraction), others double, text and booleans keyword; what
-    is neither is kept and not searchable. A later value that does not fit is kept in its document and not searchable there: no document is
-    refused. Never a date: DSQL sends times as numbers.
+    is neither is kept and not searchable. Never a date: DSQL sends times as numbers. A later value that does not fit is kept in its document
+    and not searchable there, an object or array as its JSON text: no document is refused.
     """
     match text[:1]:
         case b"n":
             return None
         case b'"' | b"t" | b"f":
             return KEYWORD
-        case b"[":
-            return _WHOLE if text == b"[]" else STORED
-        case b"{":
+        case b"[" | b"{":
             return STORED
         case _:
             return _DOUBLE if any(mark in text for mark in b".eE") else _WHOLE

@@ -270,11 +270,12 @@ class OpenSearchSink(Sink):
         if change.image is not None:
             try:
                 text, fresh = target.shape.row(change.image)
+                if fresh:
+                    await self._indexes.learn(target, fresh)
+                    text, _ = target.shape.row(change.image)
             except (msgspec.MsgspecError, ValueError) as error:
                 verdicts[row.index] = Setback(row.index, Verdict.DEAD, "bad_row", f"the row is no JSON object: {error}")
                 return None
-            if fresh:
-                await self._indexes.learn(target, fresh)
         return replacement(row.index, change, target.name, row.id, text)
 
     async def _late(self, late: Sequence[_Row], verdicts: dict[int, Setback]) -> list[Operation]:
@@ -301,12 +302,11 @@ class OpenSearchSink(Sink):
         results: Mapping[int, Result],
         twins: Mapping[int, Sequence[int]],
     ) -> Sequence[Setback]:
-        fault: Unavailable | Misconfigured | None = None
+        faults: dict[Meaning, Unavailable | Misconfigured] = {}
         for index, result in results.items():
-            setback, why = self._setback(index, result)
-            verdicts[index] = setback
-            if why is not None and not isinstance(fault, Misconfigured):
-                fault = why
+            verdicts[index] = self._setback(index, result, faults)
+        stopping = [fault for fault in faults.values() if isinstance(fault, Misconfigured)]
+        fault = next(iter(stopping or faults.values()), None)
         for index, others in twins.items():
             told = verdicts.get(index)
             for other in others:
@@ -321,23 +321,25 @@ class OpenSearchSink(Sink):
                 self._newest = change.version
         return list(verdicts.values())
 
-    def _setback(self, index: int, result: Result) -> tuple[Setback, Unavailable | Misconfigured | None]:
-        """The verdict, and for what is to be tried again why."""
-        said = result.said
-        match result.meaning:
+    def _setback(self, index: int, result: Result, faults: dict[Meaning, Unavailable | Misconfigured]) -> Setback:
+        """The verdict. Why something is to be tried again goes into `faults`, once for all that is so for one reason."""
+        said, meaning = result.said, result.meaning
+        match meaning:
             case Meaning.STALE:
-                return Setback(index, Verdict.STALE), None
+                return Setback(index, Verdict.STALE)
             case Meaning.DUPLICATE:
-                return Setback(index, Verdict.DUPLICATE), None
+                return Setback(index, Verdict.DUPLICATE)
             case Meaning.DEAD | Meaning.TOO_LARGE | Meaning.MALFORMED:
-                return Setback(index, Verdict.DEAD, dead_code(result.status, said), f"it answered {result.status} {said}"), None
+                return Setback(index, Verdict.DEAD, dead_code(result.status, said), f"it answered {result.status} {said}")
             case Meaning.MISSING if self._still_young():
-                result = msgspec.structs.replace(result, meaning=Meaning.RETRY, after=5.0)
+                meaning, result = Meaning.RETRY, msgspec.structs.replace(result, meaning=Meaning.RETRY, after=5.0)
             case _:
                 pass
-        fault = self._cluster.fault(result)
+        if meaning not in faults:
+            faults[meaning] = self._cluster.fault(result)
+        fault = faults[meaning]
         after = fault.after if isinstance(fault, Unavailable) else None
-        return Setback(index, Verdict.RETRY, said.type or "unavailable", said.reason[:300], after), fault
+        return Setback(index, Verdict.RETRY, said.type or "unavailable", said.reason[:300], after)
 
     def _still_young(self) -> bool:
         """May an index that is said not to exist be one that was made just now? In a collection only."""

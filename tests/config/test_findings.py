@@ -13,6 +13,7 @@ from dsqlcdc.errors import ConfigError
 from .conftest import BASE, Lint
 
 TOP = "pipeline: orders\nsource: {stream: orders}\n"
+KEYED = "tables: {'*': {key: [id]}}\n"
 DROP = "sinks: {out: {type: drop}}\n"
 S3 = "sinks:\n  a: {type: s3, bucket: lake, prefix: cdc/}\n"
 
@@ -30,7 +31,12 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
     ("variable not closed", BASE.replace("stream: orders", "stream: '${STREAM'"), [("E008", 2, 18, "closing }")]),
     ("variable without a name", BASE.replace("stream: orders", "stream: '${1x}'"), [("E008", 2, 18, "${NAME}")]),
     ("stream block", BASE + "stream: {cluster: abc}\n", [("E009", 4, 1, "not built yet")]),
-    ("opensearch", TOP + "sinks: {x: {type: opensearch, url: 'https://h'}}\n", [("E009", 3, 19, "opensearch")]),
+    (
+        "opensearch retention",
+        TOP + KEYED + "sinks: {x: {type: opensearch, url: 'https://h', retention: 1h}}\n",
+        [("E013", 4, 12, "Write 360h")],
+    ),
+    ("opensearch url", TOP + KEYED + "sinks: {x: {type: opensearch, url: 'h:9200'}}\n", [("E013", 4, 31, "https://")]),
     ("a hash without its key", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: hash}}}}\n", [("E013", 3, 12, "mask_key")]),
     ("a way to mask", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: rot13}}}}\n", [("E012", 3, 41, "drop")]),
     ("raw beside a mask", TOP + "sinks: {x: {type: stdout, raw: true, exclude: {a.b: [c]}}}\n", [("E038", 3, 32, "what is masked")]),
@@ -123,7 +129,7 @@ def test_all_mistakes_are_found_at_once(findings: Lint, write: Callable[[str], P
     text = "pipeline: a b\nsource: {stream: '${S}', skew: 5, strat: latest}\nsinks: {x: {type: stdot}, y: {type: opensearch}}\n"
     text += "state: {type: dynamodb}\n"
     codes = [f.code for f in findings(text)]
-    assert sorted(codes) == sorted(["E013", "E007", "E013", "E010", "E014", "E009", "E011"])
+    assert sorted(codes) == sorted(["E013", "E007", "E013", "E010", "E014", "E011", "E011"])
     with pytest.raises(ConfigError) as raised:
         load(write(text), {})
     assert [f.code for f in raised.value.findings] == codes

@@ -20,12 +20,12 @@ def plugin(folder: Path, package: str, entry: str) -> None:
 
 
 def test_the_built_in_sinks_are_installed() -> None:
-    assert {"drop", "s3", "stdout"} <= set(sink_types())
+    assert {"drop", "opensearch", "s3", "stdout"} <= set(sink_types())
     assert sink_class(sink_factory("drop")) is Drop
 
 
 def test_an_unknown_type_lists_the_known_and_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"E014.*drop, s3, stdout.*Did you mean 'drop'") as raised:
+    with pytest.raises(ConfigError, match=r"E014.*drop, opensearch, s3, stdout.*Did you mean 'drop'") as raised:
         sink_factory("dropp")
     assert raised.value.code == "E014"
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -181,6 +182,13 @@ async def test_a_certificate_that_is_not_trusted_is_unavailable_at_first() -> No
                 await one.write([change(1, 1)])
     finally:
         await runner.cleanup()
+
+
+async def test_a_certificate_that_cannot_be_read_stops_the_sink(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    for tls in ({"ca": str(tmp_path / "ca.pem")}, {"certificate": str(tmp_path / "none.pem")}):
+        with pytest.raises(Misconfigured, match="E171"):
+            await made("https://h", tls=tls).__aenter__()
 
 
 def test_the_host_that_is_signed_has_its_port_and_brackets() -> None:

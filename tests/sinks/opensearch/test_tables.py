@@ -177,7 +177,10 @@ async def test_a_mapping_file_says_how_columns_are_indexed(tmp_path: Path) -> No
 
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20)
-SCALARS |= st.sampled_from(["NaN", "Infinity", "x" * 40_000, "2026-01-01", "true"]) | st.just([]) | st.lists(st.integers(0, 9), max_size=3)
+SCALARS |= st.sampled_from(["NaN", "Infinity", "x" * 40_000, "2026-01-01", "true"]) | st.lists(
+    st.integers(0, 9) | st.just({"a": [1]}), max_size=3
+)
+SCALARS |= st.dictionaries(st.sampled_from(["a", "b", "[x"]), st.integers(), max_size=2)
 COLUMNS = st.sampled_from(["a", "b", "c", "a.b", "_id", "__cdc", "x y", " ", ".", "%", "_source", "é"])
 
 
