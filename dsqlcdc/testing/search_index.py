@@ -103,7 +103,6 @@ class Index:
         self.seq_no += 1
         found = self.documents.pop(id, None) is not None
         self.deletes[id] = (number, self.clock())
-        self._prune()
         return found, number
 
     def _number(self, id: str, version: int | None, kind: str) -> int:

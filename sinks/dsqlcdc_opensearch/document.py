@@ -61,7 +61,8 @@ class Shape:
     def row(self, image: msgspec.Raw) -> tuple[bytes, dict[str, Mapping[str, object]]]:
         """The row as the document holds it, the JSON text of an object on one line, and the fields that were not known before it.
 
-        Those are to be put into the mapping first and `learnt`; then the row is asked for again. Raises msgspec.MsgspecError for what is no object.
+        Those are to be put into the mapping first and `learnt`; then the row is asked for again. Raises msgspec.MsgspecError for what is
+        no object.
         """
         columns = _decode(image)
         fresh: dict[str, Mapping[str, object]] = {}

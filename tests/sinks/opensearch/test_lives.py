@@ -22,7 +22,7 @@ from dsqlcdc_opensearch.sink import _Row  # pyright: ignore[reportPrivateUsage]
 from dsqlcdc_opensearch.watermark import Watermark
 from tests.sinks.opensearch.replica import NOON, TABLE, Database, Direct, change_at, sink
 
-LIVES = 150
+LIVES = 100
 SPAN = 3000.0
 """Seconds in which everything is committed."""
 LATE = 4000.0
