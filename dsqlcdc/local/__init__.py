@@ -22,8 +22,9 @@ Control over HTTP, JSON in and out; a mistake is answered with 400 and {"error":
                                      "times", "skip", "code", "status", "seconds"}. E.g. SlowDown: {"kind": "error", "service": "s3",
                                      "operation": "PutObject", "code": "SlowDown", "status": 503, "times": 3}; a write that takes place
                                      but whose answer is lost: {"kind": "lost", "service": "s3", "operation": "PutObject"}
-    GET  /_dsqlcdc/faults            {"hits", "waiting"};    POST /_dsqlcdc/faults/clear
+    GET  /_dsqlcdc/faults            {"hits", "waiting"};    POST /_dsqlcdc/faults/clear: faults and denials
     POST /_dsqlcdc/throttle          {"reads": bool, "writes": bool} switch the shard limits; {"refuse_reads": n, "shard": id};
+                                     {"stream", "demand": shards}: with fewer than that, a part of the writes is refused;
                                      {"latest_lag": seconds} for which AT_LATEST still lists a closed shard
     POST /_dsqlcdc/clock             {"seconds"}: push the clock: iterators and tokens expire, retention trims, statuses go on
     POST /_dsqlcdc/iterators/expire  every shard iterator given so far is expired
@@ -31,7 +32,12 @@ Control over HTTP, JSON in and out; a mistake is answered with 400 and {"error":
     POST /_dsqlcdc/empty-reads       {"stream", "shard", "times"}: GetRecords gives empty pages though records are there
     POST /_dsqlcdc/record            {"stream", "data": base64, "shard", "partition_key", "copies"}: a foreign producer's record
     POST /_dsqlcdc/bucket            {"name", "gone": bool}: the bucket vanishes with its objects, and comes back
-    POST /_dsqlcdc/cdc               {"cluster", "stream", "impair": code or "", "fail": code, "idle": bool, "role_delay": seconds}
+    POST /_dsqlcdc/cdc               CdcState (orders.py): {"cluster", "status": IDLE|INACTIVE|ACTIVE, "stream", "impair": code or "",
+                                     "fail": code}. Gives {"status", "reason", "waiting", "lag"}
+    POST /_dsqlcdc/cause             {"cluster", "stream", "reason"}: the real cause of a statusReason (causes.py), and what shows it
+    POST /_dsqlcdc/rules             Rules (orders.py): {"retry", "lag_limit", "stuck", "delay", "role_delay", "role_refusals"}
+    POST /_dsqlcdc/deny              Deny (rights.py): {"action": "dsql:CreateStream", "resource", "times", "explicit"}: callers lack a
+                                     right; {"action": "iam:PassRole"} refuses CreateStream
     POST /_dsqlcdc/reset             forget everything
     GET  /_dsqlcdc/health            {"now", "streams", "clusters"}
 """
@@ -50,6 +56,7 @@ from dsqlcdc.local.database import Statement
 from dsqlcdc.local.faults import Fault
 from dsqlcdc.local.generator import Commit, Committed, Generator, Summary
 from dsqlcdc.local.region import Pipe
+from dsqlcdc.local.rights import Deny
 from dsqlcdc.local.server import Local, serve
 
-__all__ = ["Clock", "Commit", "Committed", "Fault", "Generator", "Local", "Pipe", "Statement", "Summary", "serve"]
+__all__ = ["Clock", "Commit", "Committed", "Deny", "Fault", "Generator", "Local", "Pipe", "Statement", "Summary", "serve"]

@@ -9,76 +9,17 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from aiohttp import web
 
+from dsqlcdc.local.causes import cause
+from dsqlcdc.local.cdc import CdcStream
 from dsqlcdc.local.faults import Fault
 from dsqlcdc.local.generator import Commit
+from dsqlcdc.local.orders import Advance, Bucket, Cause, CdcState, Pipe, Raw, Rules, Shards, Throttle
 from dsqlcdc.local.refusal import Refusal
 from dsqlcdc.local.region import Region
+from dsqlcdc.local.rights import Deny
 
 PAGE = 1000
 _T = TypeVar("_T")
-
-
-class _Given(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class Pipe(_Given):
-    stream: str = "orders-cdc"
-    shards: int = 4
-    max_record_kib: int = 10240
-
-
-class Advance(_Given):
-    seconds: float
-
-
-class Throttle(_Given):
-    """`reads` and `writes` switch the limits; `refuse_reads`: so many reads of `shard` ("" for any) are refused.
-
-    `latest_lag`: seconds for which ListShards by AT_LATEST still gives a shard that was closed.
-    """
-
-    reads: bool | None = None
-    writes: bool | None = None
-    refuse_reads: int = 0
-    latest_lag: float | None = None
-    shard: str = ""
-
-
-class Shards(_Given):
-    """Which shards of a stream: one, or all where `shard` is empty. `until`: a sequence number, `before`: seconds since the epoch."""
-
-    stream: str
-    shard: str = ""
-    until: str = ""
-    before: float = 0.0
-    times: int = 1
-
-
-class Raw(_Given):
-    """A record of a foreign producer. `data` is base64. `shard` chooses where it goes; `copies` of it are written."""
-
-    stream: str
-    data: str
-    shard: str = ""
-    partition_key: str = "foreign"
-    copies: int = 1
-
-
-class Bucket(_Given):
-    name: str
-    gone: bool = True
-
-
-class CdcState(_Given):
-    """Impair ("" mends it) or fail a CDC stream with a statusReason code, or put its cluster to sleep."""
-
-    cluster: str
-    stream: str = ""
-    impair: str | None = None
-    fail: str | None = None
-    idle: bool | None = None
-    role_delay: float | None = None
 
 
 class Control:
@@ -102,6 +43,9 @@ class Control:
             "record": self._record,
             "bucket": self._bucket,
             "cdc": self._cdc,
+            "cause": self._cause,
+            "rules": self._rules,
+            "deny": self._deny,
         }
         for name, call in calls.items():
             app.router.add_post(f"/_dsqlcdc/{name}", _answering(call))
@@ -135,6 +79,7 @@ class Control:
 
     async def _clear(self, _body: bytes) -> Any:
         self._region.faults.clear()
+        self._region.denials.clear()
         return {}
 
     async def _throttle(self, body: bytes) -> Any:
@@ -142,12 +87,14 @@ class Control:
         kinesis.read_throttle = kinesis.read_throttle if given.reads is None else given.reads
         kinesis.write_throttle = kinesis.write_throttle if given.writes is None else given.writes
         kinesis.latest_lag = kinesis.latest_lag if given.latest_lag is None else given.latest_lag
+        if given.demand is not None:
+            kinesis.demand(kinesis.stream(given.stream).name, given.demand)
         if given.refuse_reads:
             kinesis.throttle_reads(given.shard, given.refuse_reads)
         return {"reads": kinesis.read_throttle, "writes": kinesis.write_throttle}
 
     async def _clock(self, body: bytes) -> Any:
-        self._region.clock.advance(_read(body, Advance).seconds)
+        self._region.advance(_read(body, Advance).seconds)
         return {"now": self._region.clock.now()}
 
     async def _expire(self, _body: bytes) -> Any:
@@ -184,21 +131,37 @@ class Control:
         return {"done": await self._region.others.hide_bucket(given.name, given.gone)}
 
     async def _cdc(self, body: bytes) -> Any:
-        given = _read(body, CdcState)
-        cluster = self._region.dsql.cluster(given.cluster)
-        if given.idle is not None:
-            cluster.idle = given.idle
-        if given.role_delay is not None:
-            self._region.dsql.role_delay = given.role_delay
-        if given.stream:
-            stream = self._region.dsql.stream(given.cluster, given.stream)
-            if given.impair is not None:
-                stream.impair(given.impair)
-            if given.fail is not None:
-                stream.fail(given.fail)
-            self._region.dsql.deliver()
-            return {"status": stream.status, "waiting": stream.waiting}
-        return {"status": cluster.status}
+        given, dsql = _read(body, CdcState), self._region.dsql
+        cluster = dsql.cluster(given.cluster)
+        if given.status is not None:
+            cluster.asleep = "" if given.status == "ACTIVE" else given.status
+        if not given.stream:
+            return {"status": cluster.status}
+        stream = dsql.stream(given.cluster, given.stream)
+        if given.impair is not None:
+            stream.impair(given.impair)
+        if given.fail is not None:
+            stream.fail(given.fail)
+        dsql.look()
+        return _told(stream)
+
+    async def _cause(self, body: bytes) -> Any:
+        given = _read(body, Cause)
+        stream = self._region.dsql.stream(given.cluster, given.stream)
+        await cause(self._region, stream, given.reason)
+        return _told(stream)
+
+    async def _rules(self, body: bytes) -> Any:
+        given, dsql = _read(body, Rules), self._region.dsql
+        changed = {name: value for name, value in msgspec.structs.asdict(given).items() if value is not None}
+        for name, value in changed.items():
+            setattr(dsql.pace if hasattr(dsql.pace, name) else dsql, name, value)
+        ours = {"delay": dsql.delay, "role_delay": dsql.role_delay, "role_refusals": dsql.role_refusals}
+        return msgspec.structs.asdict(dsql.pace) | ours
+
+    async def _deny(self, body: bytes) -> Any:
+        self._region.denials.add(_read(body, Deny))
+        return {}
 
     async def _changes(self, request: web.Request) -> web.StreamResponse:
         generator = self._region.generator(request.query.get("cluster", ""))
@@ -221,6 +184,10 @@ class Control:
                     yield msgspec.json.encode(change) + b"\n"
 
         return await _stream(request, lines())
+
+
+def _told(stream: CdcStream) -> dict[str, Any]:
+    return {"status": stream.status, "reason": stream.error, "waiting": stream.waiting, "lag": stream.lag}
 
 
 class _Lines(Protocol):

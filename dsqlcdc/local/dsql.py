@@ -2,68 +2,82 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
-from multidict import MultiMapping
 
-from dsqlcdc.local.cdc import DELIVERS, CdcStream, Cluster, TrustOf
+from dsqlcdc.local.cdc import DELIVERS, CdcStream, Cluster, Pace, given_key
 from dsqlcdc.local.clock import Clock
+from dsqlcdc.local.dsql_input import Query, check_id, check_stream, check_tags, conflict, malformed, missing, page, refused
 from dsqlcdc.local.kinesis import Kinesis
+from dsqlcdc.local.reach import Account, obstacle, usable
 from dsqlcdc.local.refusal import Refusal
 from dsqlcdc.local.streams import ACCOUNT
 
 QUOTA = 5
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
-_T = TypeVar("_T")
-Query = MultiMapping[str]
 
 
 class Dsql:
-    """The model and its calls. `delay`: seconds that creating and deleting take. `trust` looks a role up.
+    """The model and its calls. `delay`: seconds that creating and deleting take. `account` has the roles and keys.
 
-    A role is refused for `role_delay` seconds after it was first named, as AWS does until IAM has spread it.
+    A role is refused for `role_delay` seconds after it was first named, and the first `role_refusals` times, as AWS does until IAM has
+    spread it.
     """
 
     def __init__(
-        self, clock: Clock, kinesis: Kinesis, trust: TrustOf, rng: random.Random, *, region: str = "us-east-1", delay: float = 0.2
+        self, clock: Clock, kinesis: Kinesis, account: Account, rng: random.Random, *, region: str = "us-east-1", delay: float = 0.2
     ) -> None:
-        self.clock, self.kinesis, self.trust, self.region, self.delay = clock, kinesis, trust, region, delay
+        self.clock, self.kinesis, self.account, self.region, self.delay = clock, kinesis, account, region, delay
         self.clusters: dict[str, Cluster] = {}
-        self.role_delay = 0.0
+        self.reset()
         self._rng = rng
-        self._role_seen: dict[str, float] = {}
 
     def reset(self) -> None:
         self.clusters.clear()
-        self._role_seen.clear()
-        self.role_delay = 0.0
+        self.pace = Pace()
+        self.role_delay, self.role_refusals = 0.0, 1
+        self._role_seen: dict[str, float] = {}
+        self._role_named: Counter[str] = Counter()
 
     def cluster(self, cluster_id: str) -> Cluster:
         found = self.clusters.get(cluster_id)
         if found is None or found.status == "DELETED":
-            raise _missing(cluster_id, "cluster")
+            raise missing(cluster_id, "cluster")
         return found
 
     def stream(self, cluster_id: str, stream_id: str) -> CdcStream:
         found = self.cluster(cluster_id).streams.get(stream_id)
         if found is None or found.status == "DELETED":
-            raise _missing(stream_id, "stream")
+            raise missing(stream_id, "stream")
         return found
 
     def delivering(self, cluster_id: str) -> list[CdcStream]:
+        self.look()
         return [stream for stream in self.cluster(cluster_id).live_streams() if stream.status in DELIVERS]
 
-    def deliver(self) -> None:
-        """Try again what could not be delivered."""
+    def look(self, *, idle: bool = True) -> None:
+        """A round of every CDC stream, or without `idle` of those only that have something to try again."""
         for cluster in self.clusters.values():
             for stream in cluster.streams.values():
-                stream.deliver(self.kinesis, self.trust)
+                if idle or stream.error:
+                    stream.look(self.kinesis, self.obstacle)
+
+    def key_of(self, cluster_id: str) -> str:
+        """The customer's key of a cluster, "" where it has none or is not there."""
+        found = self.clusters.get(cluster_id)
+        return found.kms_key if found else ""
+
+    def obstacle(self, stream: CdcStream) -> str:
+        """What keeps the stream from its target now: the code of a statusReason, "" where nothing does."""
+        key = self.clusters[stream.cluster].kms_key
+        if key and not usable(self.account, key):
+            return "CLUSTER_CMK_INACCESSIBLE"
+        return obstacle(stream.arn, stream.target, self.kinesis, self.account)
 
     def call(self, method: str, path: str, query: Query, body: bytes) -> dict[str, Any]:
         """One REST call. `path` is percent-encoded, as it came."""
@@ -71,28 +85,23 @@ class Dsql:
         try:
             given: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any]) if body else {}
         except msgspec.DecodeError as error:
-            raise _invalid(f"The body is not a JSON object: {error}", "cannotParse") from None
+            raise refused(f"The body is not a JSON object: {error}", "cannotParse") from None
         match method, parts:
             case "POST", ["cluster"]:
                 return self._cluster_out(self.create_cluster(given))
             case "GET", ["cluster"]:
                 return self._list_clusters(query)
-            case "GET", ["cluster", cluster]:
-                return self._cluster_out(self.cluster(cluster), full=True)
-            case "POST", ["cluster", cluster]:
-                return self._update_cluster(self.cluster(cluster), given)
-            case "DELETE", ["cluster", cluster]:
-                return self._delete_cluster(self.cluster(cluster))
+            case _, ["cluster", cluster]:
+                return self._one_cluster(method, self.cluster(check_id(cluster, "identifier")), given)
             case "GET", ["clusters", cluster, "vpc-endpoint-service-name"]:
                 return {"serviceName": f"com.amazonaws.{self.region}.dsql-local", "clusterVpcEndpoint": self.cluster(cluster).endpoint}
             case "POST", ["stream", cluster]:
-                return self._created(self.create_stream(cluster, given))
+                return self._created(self.create_stream(check_id(cluster, "clusterIdentifier"), given))
             case "GET", ["stream", cluster]:
-                return self._list_streams(self.cluster(cluster), query)
-            case "GET", ["stream", cluster, stream]:
-                return self._stream_out(self.stream(cluster, stream))
-            case "DELETE", ["stream", cluster, stream]:
-                return self._delete_stream(self.stream(cluster, stream))
+                return self._list_streams(self.cluster(check_id(cluster, "clusterIdentifier")), query)
+            case "GET" | "DELETE", ["stream", cluster, stream]:
+                found = self.stream(check_id(cluster, "clusterIdentifier"), check_id(stream, "streamIdentifier"))
+                return self._stream_out(found) if method == "GET" else self._delete_stream(found)
             case _, ["tags", *arn]:
                 return self._tags(method, "/".join(arn), query, given)
             case _:
@@ -110,73 +119,82 @@ class Dsql:
         return made
 
     def create_stream(self, cluster_id: str, given: Mapping[str, Any]) -> CdcStream:
+        target = check_stream(given, self.region)
         cluster = self.cluster(cluster_id)
-        if (given.get("ordering"), given.get("format")) != ("UNORDERED", "JSON"):
-            raise _invalid("ordering must be UNORDERED and format JSON.")
-        definition: Mapping[str, Any] = given.get("targetDefinition") or {}
-        target: Mapping[str, str] = definition.get("kinesis") or {}
-        if not target.get("streamArn") or not target.get("roleArn"):
-            raise _invalid("targetDefinition.kinesis needs streamArn and roleArn.")
-        token = given.get("clientToken")
-        live = cluster.live_streams()
+        token, live = given.get("clientToken"), cluster.live_streams()
         for stream in live:
-            if token and stream.token == token:
-                if stream.target != target:
-                    raise _conflict("A stream was created with this client token and other parameters.", stream.id)
+            if token and stream.given.get("clientToken") == token:
+                if stream.given != given:
+                    raise conflict("A stream was created with this client token and other parameters.", stream.id)
                 return stream
         if cluster.status != "ACTIVE":
-            raise _invalid(f"Cluster {cluster_id} is not ACTIVE, it is {cluster.status}.")
+            raise refused(f"Cluster {cluster_id} is not ACTIVE, it is {cluster.status}.")
         for stream in live:
             if stream.status in ("CREATING", "DELETING"):
-                raise _conflict(f"Another stream operation is in progress: {stream.id} is {stream.status}.", stream.id)
+                raise conflict(f"Another stream operation is in progress: {stream.id} is {stream.status}.", stream.id)
         if len(live) >= QUOTA:
             members = {"resourceId": cluster_id, "resourceType": "stream", "serviceCode": "dsql", "quotaCode": "L-STREAMS"}
             raise Refusal("ServiceQuotaExceededException", "You have reached the stream limit.", 402, **members)
         self._check_target(target)
         arn = f"{cluster.arn}/stream/{self._id()}"
-        made = CdcStream(arn, target, given.get("tags") or {}, token, self.clock.now() + self.delay, self.clock)
+        made = CdcStream(arn, target, given, self.clock.now() + self.delay, self.clock, self.pace)
         cluster.streams[made.id] = made
-        if not self.trust(target["roleArn"]):
-            made.fail("ROLE_ACCESS_DENIED")
         return made
 
     def _check_target(self, target: Mapping[str, Any]) -> None:
         try:
             status = self.kinesis.stream(target["streamArn"]).status
         except Refusal:
-            raise _invalid(f"The Kinesis stream {target['streamArn']} does not exist.") from None
+            raise refused(f"The Kinesis stream {target['streamArn']} does not exist.") from None
         if status not in ("ACTIVE", "UPDATING"):
-            raise _invalid(f"The Kinesis stream {target['streamArn']} is {status}.")
-        role, now = target["roleArn"], self.clock.now()
-        if self.trust(role) is None or now - self._role_seen.setdefault(role, now) < self.role_delay:
-            raise _invalid(f"The provided IAM role {role} is invalid or cannot be assumed.")
+            raise refused(f"The Kinesis stream {target['streamArn']} is {status}.")
+        arn, now = target["roleArn"], self.clock.now()
+        role = self.account.role(arn)
+        spread = now - self._role_seen.setdefault(arn, now) >= self.role_delay
+        if role is not None and not role.trusted:
+            self._role_named[arn] += 1
+            spread = spread and self._role_named[arn] > self.role_refusals
+        if role is None or not spread:
+            raise refused(f"The provided IAM role {arn} is invalid or cannot be assumed.")
 
     def _delete_stream(self, stream: CdcStream) -> dict[str, Any]:
         if stream.status in ("CREATING", "DELETING"):
-            raise _conflict(f"Stream {stream.id} is {stream.status}.", stream.id)
+            raise conflict(f"Stream {stream.id} is {stream.status}.", stream.id)
         stream.delete(self.delay)
         return self._summary(stream)
 
+    def _one_cluster(self, method: str, cluster: Cluster, given: Mapping[str, Any]) -> dict[str, Any]:
+        if method == "GET":
+            return self._cluster_out(cluster, full=True)
+        return self._delete_cluster(cluster) if method == "DELETE" else self._update_cluster(cluster, given)
+
     def _delete_cluster(self, cluster: Cluster) -> dict[str, Any]:
         if cluster.protected:
-            raise _conflict("Deletion protection is enabled.", cluster.id, "cluster")
+            raise conflict("Deletion protection is enabled.", cluster.id, "cluster")
         if cluster.live_streams():
-            raise _conflict("The cluster has streams.", cluster.id, "cluster")
+            raise conflict("The cluster has streams.", cluster.id, "cluster")
         cluster.delete(self.delay)
         return self._cluster_out(cluster)
 
     def _update_cluster(self, cluster: Cluster, given: Mapping[str, Any]) -> dict[str, Any]:
         if given.get("deletionProtectionEnabled") is not None:
             cluster.protected = bool(given["deletionProtectionEnabled"])
-        cluster.kms_key = given.get("kmsEncryptionKey") or cluster.kms_key
+        cluster.kms_key = given_key(given) if given.get("kmsEncryptionKey") else cluster.kms_key
         return self._cluster_out(cluster)
 
     def _tags(self, method: str, arn: str, query: Query, given: Mapping[str, Any]) -> dict[str, Any]:
-        parts = arn.rsplit(":", 1)[-1].split("/")
-        owner: Cluster | CdcStream = self.stream(parts[1], parts[3]) if len(parts) == 4 else self.cluster(parts[-1])
+        head, _, name = arn.rpartition(":")
+        match name.split("/"):
+            case ["cluster", cluster] if head == f"arn:aws:dsql:{self.region}:{ACCOUNT}":
+                owner: Cluster | CdcStream = self.cluster(cluster)
+            case ["cluster", cluster, "stream", stream] if head == f"arn:aws:dsql:{self.region}:{ACCOUNT}":
+                owner = self.stream(cluster, stream)
+            case _:
+                raise malformed("resourceArn", "it is not the ARN of a cluster or stream of this Region and account")
         if method == "GET":
             return {"tags": owner.tags}
         if method == "POST":
+            check_tags(given.get("tags") or {})
             owner.tags.update(given.get("tags") or {})
         else:
             for key in query.getall("tagKeys", ()):
@@ -185,12 +203,12 @@ class Dsql:
 
     def _list_clusters(self, query: Query) -> dict[str, Any]:
         live = [cluster for cluster in self.clusters.values() if cluster.status != "DELETED"]
-        page, token = _page(live, query)
-        return {"clusters": [{"identifier": c.id, "arn": c.arn} for c in page], **token}
+        found, token = page(live, query)
+        return {"clusters": [{"identifier": c.id, "arn": c.arn} for c in found], **token}
 
     def _list_streams(self, cluster: Cluster, query: Query) -> dict[str, Any]:
-        page, token = _page(cluster.live_streams(), query)
-        return {"streams": [self._summary(stream) for stream in page], **token}
+        found, token = page(cluster.live_streams(), query)
+        return {"streams": [self._summary(stream) for stream in found], **token}
 
     def _summary(self, stream: CdcStream) -> dict[str, Any]:
         return {
@@ -202,7 +220,7 @@ class Dsql:
         }
 
     def _created(self, stream: CdcStream) -> dict[str, Any]:
-        return self._summary(stream) | {"status": "CREATING", "ordering": "UNORDERED", "format": "JSON"}
+        return self._summary(stream) | {"ordering": "UNORDERED", "format": "JSON"}
 
     def _stream_out(self, stream: CdcStream) -> dict[str, Any]:
         out = self._summary(stream) | {"ordering": "UNORDERED", "format": "JSON", "tags": stream.tags}
@@ -213,7 +231,8 @@ class Dsql:
     def _cluster_out(self, cluster: Cluster, full: bool = False) -> dict[str, Any]:
         encryption = {"encryptionType": "AWS_OWNED_KMS_KEY", "encryptionStatus": "ENABLED"}
         if cluster.kms_key:
-            encryption |= {"encryptionType": "CUSTOMER_MANAGED_KMS_KEY", "kmsKeyArn": cluster.kms_key}
+            state = "ENABLED" if usable(self.account, cluster.kms_key) else "KMS_KEY_INACCESSIBLE"
+            encryption = {"encryptionType": "CUSTOMER_MANAGED_KMS_KEY", "kmsKeyArn": cluster.kms_key, "encryptionStatus": state}
         out = {
             "identifier": cluster.id,
             "arn": cluster.arn,
@@ -227,25 +246,3 @@ class Dsql:
 
     def _id(self) -> str:
         return "".join(self._rng.choices(_ALPHABET, k=26))
-
-
-def _page(items: Sequence[_T], query: Query) -> tuple[Sequence[_T], dict[str, str]]:
-    try:
-        size = int(query.get("max-results") or 10)
-        start = int(base64.urlsafe_b64decode(query.get("next-token") or "MA=="))
-    except (binascii.Error, ValueError):
-        raise _invalid("max-results or next-token is not valid.") from None
-    more = {"nextToken": base64.urlsafe_b64encode(str(start + size).encode()).decode()} if len(items) > start + size else {}
-    return items[start : start + size], more
-
-
-def _missing(resource: str, kind: str) -> Refusal:
-    return Refusal("ResourceNotFoundException", f"The {kind} {resource} does not exist.", 404, resourceId=resource, resourceType=kind)
-
-
-def _conflict(why: str, resource: str, kind: str = "stream") -> Refusal:
-    return Refusal("ConflictException", why, 409, resourceId=resource, resourceType=kind)
-
-
-def _invalid(why: str, reason: str = "other") -> Refusal:
-    return Refusal("ValidationException", why, 400, reason=reason)

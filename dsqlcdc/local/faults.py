@@ -15,7 +15,8 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     `service` (kinesis, dsql, s3, dynamodb, iam, sts, kms), `operation` (PutObject, GetRecords, …) and `contains` (a part of the path,
     for GetRecords of the shard's id) must match where they are set.
 
-    `kind`: error: answered with `code`, `status` and `message`, without being done. reset: the connection breaks before anything is done.
+    `kind`: error: answered with `code`, without being done; `status` and `message`, where left out, are those the service has for this
+    code. reset: the connection breaks before anything is done.
     cut: done, but the connection breaks in the middle of the reply's body. lost: done, but the connection breaks before the reply.
     slow: done, and the body takes `seconds` to come. hang: nothing happens for `seconds`, then it is done.
 
@@ -30,8 +31,8 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     times: int = 1
     skip: int = 0
     code: str = "InternalFailure"
-    status: int = 500
-    message: str = "injected"
+    status: int = 0
+    message: str = ""
     seconds: float = 1.0
 
     def matches(self, service: str, operation: str, path: str) -> bool:

@@ -15,7 +15,8 @@ from dsqlcdc.local.dsql import Dsql
 from dsqlcdc.local.faults import Fault, Faults
 from dsqlcdc.local.kinesis_api import KinesisApi
 from dsqlcdc.local.others import Others, Reply
-from dsqlcdc.local.refusal import Refusal, render
+from dsqlcdc.local.refusal import Refusal, injected, render
+from dsqlcdc.local.rights import Call, Denials
 
 _NOT_PASSED = frozenset({"content-length", "transfer-encoding", "connection", "date", "server"})
 
@@ -23,8 +24,9 @@ _NOT_PASSED = frozenset({"content-length", "transfer-encoding", "connection", "d
 class Front:
     """`handle` answers every AWS call."""
 
-    def __init__(self, clock: Clock, kinesis: KinesisApi, dsql: Dsql, others: Others, faults: Faults) -> None:
-        self._clock, self._kinesis, self._dsql, self._others, self._faults = clock, kinesis, dsql, others, faults
+    def __init__(self, clock: Clock, kinesis: KinesisApi, dsql: Dsql, others: Others, faults: Faults, denials: Denials) -> None:
+        self._clock, self._kinesis, self._dsql, self._others = clock, kinesis, dsql, others
+        self._faults, self._denials = faults, denials
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -56,13 +58,16 @@ class Front:
         request_id = str(uuid.uuid4())
         try:
             if fault is not None and fault.kind == "error":
-                raise Refusal(fault.code, fault.message, fault.status)
-            self._dsql.deliver()
+                raise injected(service, fault.code, fault.status, fault.message)
+            path = request.rel_url.raw_path
+            names = (self._kinesis.stream_of, self._kinesis.key_of, self._dsql.key_of)
+            self._denials.check(Call(service, operation, path, body, self._dsql.region, *names))
+            self._dsql.look(idle=service == "dsql")
             if service == "kinesis":
                 headers = [("Content-Type", "application/x-amz-json-1.1"), ("x-amzn-RequestId", request_id)]
                 return Reply(200, headers, self._kinesis.call(operation, body))
             if service == "dsql":
-                out = self._dsql.call(request.method, request.rel_url.raw_path, request.query, body)
+                out = self._dsql.call(request.method, path, request.query, body)
                 return Reply(200, [("Content-Type", "application/json"), ("x-amzn-RequestId", request_id)], msgspec.json.encode(out))
             return await self._others.call(request.method, request.raw_path, request.headers, body)
         except Refusal as refusal:

@@ -104,6 +104,7 @@ class Generator:
         tables = [self.database.table(name) for name in commit.tables] or list(self.database.tables.values())
         evolving = [self.database.table(name) for name in commit.evolve]
         first = len(self.changes)
+        self._dsql.cluster(self.cluster).asleep = ""  # a query wakes it
         streams = self._dsql.delivering(self.cluster)
         out: list[bytes] = []
         refused: ValueError | None = None
@@ -224,7 +225,7 @@ class Generator:
         placed.sort(key=lambda item: item[0])
         for start in range(0, len(placed), SLICE):
             keyed = [(f"{self._rng.getrandbits(128):032x}", data) for _, data in placed[start : start + SLICE]]
-            stream.send(keyed, self._dsql.kinesis, self._dsql.trust)
+            stream.send(keyed, self._dsql.kinesis, self._dsql.obstacle)
             await asyncio.sleep(0)
         return len(placed)
 

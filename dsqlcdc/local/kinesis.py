@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import binascii
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from dsqlcdc.local.clock import Clock
-from dsqlcdc.local.refusal import Refusal, bad_argument, invalid
+from dsqlcdc.local.refusal import Refusal, bad_argument, invalid, need
 from dsqlcdc.local.shards import REPLY_RECORDS, Shard
 from dsqlcdc.local.streams import ACCOUNT, Stream
 
 ITERATOR_LIFE = 300.0
 PUT_BYTES = 10 * 1024 * 1024
 PUT_RECORDS = 500
+SHARD_LIMIT, DEMAND_LIMIT = 1000, 50
+"""Shards, and streams in on-demand mode, of an account."""
 
 
 class Entry(msgspec.Struct, rename="pascal"):
@@ -36,8 +40,8 @@ class _Iterator(msgspec.Struct, array_like=True):
 
 
 class Kinesis:
-    """The model. `read_throttle` and `write_throttle` switch the shard limits; `latest_lag` is how many seconds a shard that was just
-    closed is still listed by the filter AT_LATEST."""
+    """The model. `read_throttle` and `write_throttle` switch the shard limits, `check_key` refuses a key that cannot be used; `latest_lag`
+    is how many seconds a shard that was just closed is still listed by the filter AT_LATEST."""
 
     def __init__(
         self,
@@ -47,17 +51,21 @@ class Kinesis:
         delay: float = 0.05,
         read_throttle: bool = True,
         write_throttle: bool = False,
+        check_key: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.clock, self.region, self.delay = clock, region, delay
         self.read_throttle, self.write_throttle = read_throttle, write_throttle
         self.latest_lag = 0.0
+        self._check_key = check_key
         self._streams: dict[str, Stream] = {}
         self._epoch = 0
         self._throttled_reads: dict[str, int] = {}
+        self._demanded: dict[str, int] = {}
 
     def reset(self) -> None:
         self._streams.clear()
         self._throttled_reads.clear()
+        self._demanded.clear()
         self.latest_lag = 0.0
 
     def names(self) -> list[str]:
@@ -72,12 +80,28 @@ class Kinesis:
         found.expire()
         return found
 
+    def named(self, given: Mapping[str, Any]) -> Stream:
+        """The stream that a call's input means, by ARN or name."""
+        return self.stream(given.get("StreamARN") or given.get("ResourceARN") or need(given, "StreamName"))
+
+    def check_demand(self) -> None:
+        """Refuse one more stream in on-demand mode than an account may have."""
+        if sum(self.stream(name).mode == "ON_DEMAND" for name in self.names()) >= DEMAND_LIMIT:
+            raise Refusal("LimitExceededException", f"An account may have {DEMAND_LIMIT} streams in ON_DEMAND mode.")
+
     def create(self, name: str, count: int = 4, mode: str = "PROVISIONED", max_record_kib: int = 1024) -> Stream:
         found = self._streams.get(name)
         if found is not None and not found.gone:
             raise Refusal("ResourceInUseException", f"Stream {name} under account {ACCOUNT} already exists.")
+        if count + sum(len(stream.open_shards()) for stream in map(self.stream, self.names())) > SHARD_LIMIT:
+            raise Refusal("LimitExceededException", f"The account {ACCOUNT} may have {SHARD_LIMIT} shards.")
         stream = self._streams[name] = Stream(name, self.region, count, mode, max_record_kib, self.clock, self.delay)
         return stream
+
+    def check_key(self, stream: Stream) -> None:
+        """Refuse what a client reads or writes while the stream's key cannot be used."""
+        if stream.key_id:
+            self._check_key(stream.key_id)
 
     def put(self, stream: Stream, data: str, partition_key: str, explicit: str | None = None) -> tuple[str, str] | None:
         """Write a record (data in base64): (shard, sequence number), or None where the shard's write limit refuses it."""
@@ -85,9 +109,11 @@ class Kinesis:
         limit = stream.max_record_kib * 1024
         if size > limit:
             raise bad_argument(f"The record of {size} bytes is larger than the stream's MaxRecordSizeInKiB, {limit // 1024}.")
+        if self._beyond(stream, partition_key):
+            return None
         shard = stream.shard_for(partition_key, explicit)
         now = self.clock.now()
-        if self.write_throttle and not shard.may_write(size, now):
+        if stream.mode != "ON_DEMAND" and self.write_throttle and not shard.may_write(size, now):
             return None
         return shard.id, shard.put(data, partition_key, size, now, stream.encryption)
 
@@ -126,6 +152,7 @@ class Kinesis:
         if limit is not None and not 1 <= limit <= REPLY_RECORDS:
             raise invalid(f"Value '{limit}' at 'limit' is not between 1 and {REPLY_RECORDS}")
         stream, shard, number = self._resolve(token)
+        self.check_key(stream)
         now = self.clock.now()
         self._check_read(stream, shard, now)
         records, following, behind = shard.read(number, limit or REPLY_RECORDS, now)
@@ -143,6 +170,16 @@ class Kinesis:
         except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError):
             return ""
 
+    def stream_of(self, token: str) -> str:
+        """The name of the stream an iterator reads, "" where it cannot be said."""
+        try:
+            return _decode(token).stream
+        except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError):
+            return ""
+
+    def arn(self, name: str) -> str:
+        return f"arn:aws:kinesis:{self.region}:{ACCOUNT}:stream/{name}"
+
     def expire_iterators(self) -> None:
         """Every iterator given so far is expired."""
         self._epoch += 1
@@ -150,6 +187,16 @@ class Kinesis:
     def throttle_reads(self, shard: str, times: int) -> None:
         """The next `times` reads of this shard ("" for any) are refused with ProvisionedThroughputExceededException."""
         self._throttled_reads[shard] = times
+
+    def demand(self, stream: str, shards: int) -> None:
+        """From now on the writes on a provisioned stream would fill so many shards: with fewer, a part of them is refused. 0 ends it."""
+        self._demanded[stream] = shards
+
+    def _beyond(self, stream: Stream, partition_key: str) -> bool:
+        wanted = self._demanded.get(stream.name, 0)
+        if not wanted or stream.mode == "ON_DEMAND":
+            return False
+        return zlib.crc32(partition_key.encode()) % wanted >= len(stream.open_shards())
 
     def _check_read(self, stream: Stream, shard: Shard, now: float) -> None:
         for name in (shard.id, ""):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from dsqlcdc.local import listing
-from dsqlcdc.local.kinesis import Entry, Kinesis
+from dsqlcdc.local.kinesis import DEMAND_LIMIT, SHARD_LIMIT, Entry, Kinesis
+from dsqlcdc.local.kinesis_changes import KinesisChanges, record_size
+from dsqlcdc.local.kms import is_own
+from dsqlcdc.local.reach import Account
 from dsqlcdc.local.refusal import Refusal, invalid, need
 from dsqlcdc.local.streams import Stream
 
@@ -28,33 +32,20 @@ _put_records = msgspec.json.Decoder(_PutRecords).decode
 class KinesisApi:
     """`call(operation, body)` gives the reply's body, or raises Refusal."""
 
-    def __init__(self, kinesis: Kinesis) -> None:
-        self.kinesis = kinesis
-        self._calls: dict[str, Callable[[Input], dict[str, Any]]] = {
-            "AddTagsToStream": self._add_tags,
+    def __init__(self, kinesis: Kinesis, account: Account) -> None:
+        self.kinesis, self.account = kinesis, account
+        self._calls: dict[str, Callable[[Input], dict[str, Any]]] = KinesisChanges(kinesis, account).calls | {
             "CreateStream": self._create,
-            "DecreaseStreamRetentionPeriod": self._decrease_retention,
             "DeleteStream": self._delete,
             "DescribeLimits": self._limits,
             "DescribeStream": self._describe,
             "DescribeStreamSummary": self._summary,
             "GetShardIterator": self._iterator,
-            "IncreaseStreamRetentionPeriod": self._increase_retention,
             "ListShards": self._list_shards,
             "ListStreams": self._list_streams,
-            "ListTagsForResource": self._resource_tags,
-            "ListTagsForStream": self._stream_tags,
             "MergeShards": self._merge,
             "PutRecord": self._put,
-            "RemoveTagsFromStream": self._remove_tags,
             "SplitShard": self._split,
-            "StartStreamEncryption": self._encrypt,
-            "StopStreamEncryption": self._decrypt,
-            "TagResource": self._add_tags,
-            "UntagResource": self._remove_tags,
-            "UpdateMaxRecordSize": self._max_record,
-            "UpdateShardCount": self._scale,
-            "UpdateStreamMode": self._mode,
         }
 
     def call(self, operation: str, body: bytes) -> bytes:
@@ -79,12 +70,26 @@ class KinesisApi:
         except msgspec.DecodeError:
             return ""
 
-    def _stream(self, given: Input) -> Stream:
-        return self.kinesis.stream(given.get("StreamARN") or given.get("ResourceARN") or need(given, "StreamName"))
+    def stream_of(self, body: bytes) -> str:
+        """The ARN of the stream that a call means, "*" where it cannot be said: what rights are about."""
+        try:
+            given: Input = msgspec.json.decode(body, type=dict[str, Any])
+        except msgspec.DecodeError:
+            return "*"
+        found = given.get("StreamARN") or given.get("ResourceARN")
+        name = given.get("StreamName") or self.kinesis.stream_of(given.get("ShardIterator") or "")
+        return found or (self.kinesis.arn(name) if name else "*")
+
+    def key_of(self, arn: str) -> str:
+        """The ARN of the customer's key of a stream, "" where it has none or is not there."""
+        name = arn.rpartition("/")[2]
+        key_id = self.kinesis.stream(name).key_id if name in self.kinesis.names() else None
+        key = None if key_id is None or is_own(key_id) else self.account.key(key_id)
+        return key.arn if key else ""
 
     def _usable(self, given: Input) -> Stream:
         """A stream whose data can be reached: not while it is being made or deleted."""
-        stream = self._stream(given)
+        stream = self.kinesis.named(given)
         if stream.status in BUSY:
             raise Refusal("ResourceNotFoundException", f"Stream {stream.name} is {stream.status}: it cannot be used.")
         return stream
@@ -96,20 +101,22 @@ class KinesisApi:
             raise Refusal("ValidationException", "ShardCount must be specified for a stream in PROVISIONED mode")
         if mode == "ON_DEMAND" and count:
             raise Refusal("ValidationException", "ShardCount must not be specified for a stream in ON_DEMAND mode")
-        size = _record_size(given.get("MaxRecordSizeInKiB", 1024))
-        stream = self.kinesis.create(need(given, "StreamName"), count or 4, mode, size)
+        size = record_size(given.get("MaxRecordSizeInKiB", 1024))
+        if mode == "ON_DEMAND":
+            self.kinesis.check_demand()
+        stream = self.kinesis.create(_stream_name(need(given, "StreamName")), count or 4, mode, size)
         stream.tags.update(given.get("Tags") or {})
         return {}
 
     def _delete(self, given: Input) -> dict[str, Any]:
-        self._stream(given).delete()
+        self.kinesis.named(given).delete()
         return {}
 
     def _limits(self, given: Input) -> dict[str, Any]:
         streams = [self.kinesis.stream(name) for name in self.kinesis.names()]
         count = sum(len(stream.open_shards()) for stream in streams)
         demand = sum(stream.mode == "ON_DEMAND" for stream in streams)
-        return {"ShardLimit": 1000, "OpenShardCount": count, "OnDemandStreamCount": demand, "OnDemandStreamCountLimit": 50}
+        return {"ShardLimit": SHARD_LIMIT, "OpenShardCount": count, "OnDemandStreamCount": demand, "OnDemandStreamCountLimit": DEMAND_LIMIT}
 
     def _common(self, stream: Stream) -> dict[str, Any]:
         out: dict[str, Any] = {
@@ -125,12 +132,12 @@ class KinesisApi:
         return out | ({"KeyId": stream.key_id} if stream.key_id else {})
 
     def _summary(self, given: Input) -> dict[str, Any]:
-        stream = self._stream(given)
+        stream = self.kinesis.named(given)
         more = {"OpenShardCount": len(stream.open_shards()), "ConsumerCount": 0, "MaxRecordSizeInKiB": stream.max_record_kib}
         return {"StreamDescriptionSummary": self._common(stream) | more}
 
     def _describe(self, given: Input) -> dict[str, Any]:
-        stream = self._stream(given)
+        stream = self.kinesis.named(given)
         limit = given.get("Limit") or 100
         after = given.get("ExclusiveStartShardId") or ""
         shards = [shard for shard in stream.shards.values() if shard.id > after]
@@ -159,6 +166,7 @@ class KinesisApi:
 
     def _put(self, given: Input) -> dict[str, Any]:
         stream = self._usable(given)
+        self.kinesis.check_key(stream)
         key = _partition_key(need(given, "PartitionKey"))
         done = self.kinesis.put(stream, need(given, "Data"), key, given.get("ExplicitHashKey"))
         if done is None:
@@ -167,6 +175,7 @@ class KinesisApi:
 
     def _put_many(self, given: _PutRecords) -> bytes:
         stream = self._usable({"StreamARN": given.arn, "StreamName": given.name})
+        self.kinesis.check_key(stream)
         for entry in given.records:
             _partition_key(entry.partition_key)
         why = f"Rate exceeded for a shard of stream {stream.name}."
@@ -192,84 +201,14 @@ class KinesisApi:
         stream.begin("UPDATING")
         return {}
 
-    def _scale(self, given: Input) -> dict[str, Any]:
-        stream = self._usable(given)
-        current, target = len(stream.open_shards()), int(need(given, "TargetShardCount"))
-        if stream.mode == "ON_DEMAND":
-            raise Refusal("ValidationException", "UpdateShardCount is not supported for a stream in ON_DEMAND mode.")
-        if not (current + 1) // 2 <= target <= current * 2:
-            why = f"UpdateShardCount cannot go from {current} to {target} shards: at most double, at least half."
-            raise Refusal("LimitExceededException" if target > current else "InvalidArgumentException", why)
-        stream.begin("UPDATING")
-        stream.scale(target)
-        return {"StreamName": stream.name, "CurrentShardCount": current, "TargetShardCount": target, "StreamARN": stream.arn}
 
-    def _max_record(self, given: Input) -> dict[str, Any]:
-        stream = self._usable(given)
-        size = _record_size(need(given, "MaxRecordSizeInKiB"))
-        stream.begin("UPDATING")
-        stream.max_record_kib = size
-        return {}
-
-    def _increase_retention(self, given: Input) -> dict[str, Any]:
-        return self._retain(given, lambda old, new: old <= new <= 8760)
-
-    def _decrease_retention(self, given: Input) -> dict[str, Any]:
-        return self._retain(given, lambda old, new: 24 <= new <= old)
-
-    def _retain(self, given: Input, allowed: Callable[[int, int], bool]) -> dict[str, Any]:
-        stream, hours = self._usable(given), int(need(given, "RetentionPeriodHours"))
-        if not allowed(stream.retention_hours, hours):
-            why = f"Requested retention period ({hours} hours) for stream {stream.name} does not fit the call or 24 to 8760 hours."
-            raise Refusal("InvalidArgumentException", why)
-        stream.begin("UPDATING")
-        stream.retention_hours = hours
-        return {}
-
-    def _add_tags(self, given: Input) -> dict[str, Any]:
-        self._stream(given).tags.update(need(given, "Tags"))
-        return {}
-
-    def _remove_tags(self, given: Input) -> dict[str, Any]:
-        tags = self._stream(given).tags
-        for key in need(given, "TagKeys"):
-            tags.pop(key, None)
-        return {}
-
-    def _resource_tags(self, given: Input) -> dict[str, Any]:
-        return {"Tags": [{"Key": key, "Value": value} for key, value in sorted(self._stream(given).tags.items())]}
-
-    def _stream_tags(self, given: Input) -> dict[str, Any]:
-        after, limit = given.get("ExclusiveStartTagKey") or "", given.get("Limit") or 50
-        tags = [tag for tag in self._resource_tags(given)["Tags"] if tag["Key"] > after]
-        return {"Tags": tags[:limit], "HasMoreTags": len(tags) > limit}
-
-    def _mode(self, given: Input) -> dict[str, Any]:
-        stream = self._usable(given)
-        stream.begin("UPDATING")
-        stream.mode = need(given, "StreamModeDetails")["StreamMode"]
-        return {}
-
-    def _encrypt(self, given: Input) -> dict[str, Any]:
-        stream = self._usable(given)
-        stream.begin("UPDATING")
-        stream.encryption, stream.key_id = need(given, "EncryptionType"), need(given, "KeyId")
-        return {}
-
-    def _decrypt(self, given: Input) -> dict[str, Any]:
-        stream = self._usable(given)
-        stream.begin("UPDATING")
-        stream.encryption = stream.key_id = None
-        return {}
+def _stream_name(name: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z0-9_.-]{1,128}", name):
+        raise invalid(f"Value '{name}' at 'streamName' failed to satisfy constraint: Member must match [a-zA-Z0-9_.-]+, at most 128 long")
+    return name
 
 
 def _partition_key(key: str) -> str:
     if not 1 <= len(key) <= 256:
         raise invalid("Value at 'partitionKey' must have a length of 1 to 256")
     return key
-
-
-def _record_size(kib: int) -> int:
-    if not 1024 <= kib <= 10240:
-        raise invalid(f"Value '{kib}' at 'maxRecordSizeInKiB' is not between 1024 and 10240")
-    return kib

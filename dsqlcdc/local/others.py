@@ -11,9 +11,8 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from dsqlcdc.local.reach import Key, Role
 from dsqlcdc.local.streams import ACCOUNT
-
-DSQL_PRINCIPAL = "dsql.amazonaws.com"
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -28,7 +27,8 @@ class Others:
     What moto holds belongs to the process: two embedded AWS in one process have the same buckets and roles.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, region: str = "us-east-1") -> None:
+        self._region = region
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dsqlcdc-moto")
         self._app: Callable[[dict[str, Any], Any], Any] | None = None
         self._put_aside: dict[str, Any] = {}
@@ -49,15 +49,32 @@ class Others:
         done: bool = await self._run(self._hide_bucket, name, gone)
         return done
 
-    def trust(self, role_arn: str) -> bool | None:
-        """Whether a role may be assumed by DSQL; None where there is no such role."""
+    def role(self, arn: str) -> Role | None:
+        """A role with its trust policy and the policies it has, inline and attached."""
         if self._app is None:
             return None
         from moto.backends import get_backend
 
         roles = get_backend("iam")[ACCOUNT]["aws"].roles
-        role = next((role for role in list(roles.values()) if role.arn == role_arn), None)
-        return None if role is None else _trusts(role.assume_role_policy_document)
+        role = next((role for role in list(roles.values()) if role.arn == arn), None)
+        if role is None:
+            return None
+        attached = {policy.arn: policy for policy in list(role.managed_policies.values())}
+        current = [version.document for policy in attached.values() for version in policy.versions if version.is_default]
+        documents = (*role.policies.values(), *current)
+        return Role(arn, role.assume_role_policy_document, documents, inline=tuple(role.policies), attached=tuple(attached))
+
+    def key(self, key_id: str) -> Key | None:
+        """A KMS key of the Region, by any of its names."""
+        if self._app is None:
+            return None
+        from moto.backends import get_backend
+
+        backend = get_backend("kms")[ACCOUNT][self._region]
+        name = key_id.rpartition(":")[2].removeprefix("key/")
+        keys = list(backend.keys.values())
+        found = next((key for key in keys if name == key.id or name in key.aliases), None)
+        return None if found is None else Key(found.arn, found.key_state, found.policy)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._thread.shutdown)
@@ -137,26 +154,3 @@ def _environ(method: str, raw_path: str, headers: list[tuple[str, str]], body: b
             kept[key] = name
     environ["CONTENT_LENGTH"] = str(len(body))
     return environ
-
-
-class _Statement(msgspec.Struct, rename="pascal"):
-    effect: str = ""
-    principal: str | dict[str, str | list[str]] = ""
-
-
-class _Policy(msgspec.Struct, rename="pascal"):
-    statement: _Statement | list[_Statement] = []
-
-
-def _trusts(document: str) -> bool:
-    """Whether a trust policy lets DSQL assume the role. One that cannot be read lets nobody."""
-    try:
-        policy = msgspec.json.decode(document, type=_Policy)
-    except msgspec.DecodeError:
-        return False
-    statements = policy.statement if isinstance(policy.statement, list) else [policy.statement]
-    for statement in statements:
-        services = statement.principal.get("Service", []) if isinstance(statement.principal, dict) else []
-        if statement.effect == "Allow" and DSQL_PRINCIPAL in ([services] if isinstance(services, str) else services):
-            return True
-    return False

@@ -13,8 +13,11 @@ from dsqlcdc.local.envelope import OVERSIZE
 from dsqlcdc.local.faults import Faults
 from dsqlcdc.local.generator import Commit, Generator, Summary
 from dsqlcdc.local.kinesis import Kinesis
+from dsqlcdc.local.kms import check_key
 from dsqlcdc.local.others import Others
+from dsqlcdc.local.reach import Key, Role
 from dsqlcdc.local.refusal import Refusal
+from dsqlcdc.local.rights import Denials
 from dsqlcdc.local.streams import ACCOUNT
 
 
@@ -42,10 +45,18 @@ class Region:
         clock: Clock | None = None,
     ) -> None:
         self.clock = clock or Clock()
-        self.kinesis = Kinesis(self.clock, region=region, delay=delay / 4, read_throttle=read_throttle, write_throttle=write_throttle)
-        self.others = Others()
-        self.dsql = Dsql(self.clock, self.kinesis, self._trust, random.Random(seed), region=region, delay=delay)
+        self.kinesis = Kinesis(
+            self.clock,
+            region=region,
+            delay=delay / 4,
+            read_throttle=read_throttle,
+            write_throttle=write_throttle,
+            check_key=lambda key_id: check_key(self, key_id),
+        )
+        self.others = Others(region)
+        self.dsql = Dsql(self.clock, self.kinesis, self, random.Random(seed), region=region, delay=delay)
         self.faults = Faults()
+        self.denials = Denials()
         self._defaults = (read_throttle, write_throttle)
         self._seed, self._oversize = seed, oversize
         self._generators: dict[str, Generator] = {}
@@ -57,6 +68,7 @@ class Region:
         self.kinesis.read_throttle, self.kinesis.write_throttle = self._defaults
         self.dsql.reset()
         self.faults.clear()
+        self.denials.clear()
         self._generators.clear()
         self._trusted.clear()
         await self.others.reset()
@@ -89,5 +101,14 @@ class Region:
         made.activate()
         return Pipe(stream, kinesis.arn, cluster.id, made.id)
 
-    def _trust(self, role_arn: str) -> bool | None:
-        return True if role_arn in self._trusted else self.others.trust(role_arn)
+    def advance(self, seconds: float) -> None:
+        """Push the clock: what was due before is seen to before."""
+        self.dsql.look()
+        self.clock.advance(seconds)
+        self.dsql.look()
+
+    def role(self, arn: str) -> Role | None:
+        return Role(arn, trusted=True) if arn in self._trusted else self.others.role(arn)
+
+    def key(self, key_id: str) -> Key | None:
+        return self.others.key(key_id)

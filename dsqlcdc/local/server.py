@@ -60,7 +60,7 @@ class Local(Region):
         return f"http://127.0.0.1:{self._port}"
 
     async def __aenter__(self) -> Self:
-        front = Front(self.clock, KinesisApi(self.kinesis), self.dsql, self.others, self.faults)
+        front = Front(self.clock, KinesisApi(self.kinesis, self), self.dsql, self.others, self.faults, self.denials)
         app = web.Application(client_max_size=2**31)
         Control(self).add_to(app)
         app.router.add_route("*", "/{path:.*}", front.handle)

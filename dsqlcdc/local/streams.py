@@ -10,6 +10,7 @@ from dsqlcdc.local.refusal import Refusal, bad_argument
 from dsqlcdc.local.shards import HASH_SPACE, Shard
 
 ACCOUNT = "123456789012"
+DAY = 24 * 3600.0
 
 
 class Stream:
@@ -26,6 +27,7 @@ class Stream:
         self.deleted = False
         self._clock, self._delay = clock, delay
         self._busy, self._busy_until = "CREATING", self.created + delay
+        self._done: dict[str, list[float]] = {}
         self._born = 0
         self._made = 0
         self.shards: dict[str, Shard] = {}
@@ -50,11 +52,22 @@ class Stream:
         self.check_active()
         self._busy, self._busy_until = status, self._clock.now() + self._delay
 
+    def spend(self, what: str, most: int) -> None:
+        """Count a change that may be made `most` times within 24 hours. Refused beyond that."""
+        now = self._clock.now()
+        done = [at for at in self._done.get(what, []) if at > now - DAY]
+        if len(done) >= most:
+            why = f"{what} may be done {most} times within 24 hours on stream {self.name} under account {ACCOUNT}."
+            raise Refusal("LimitExceededException", why)
+        self._done[what] = [*done, now]
+
     def activate(self) -> None:
         """End CREATING or UPDATING at once."""
         self._busy_until = 0.0
 
     def delete(self) -> None:
+        """Refused while it is made, changed or deleted."""
+        self.check_active()
         self._busy, self._busy_until = "DELETING", self._clock.now() + self._delay
         self.deleted = True
 

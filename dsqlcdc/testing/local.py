@@ -86,6 +86,30 @@ class LocalAws:
         """Inject a fault; the arguments are the fields of dsqlcdc.local.Fault."""
         self.control("fault", **msgspec.to_builtins(Fault(kind=kind, **fault)))
 
+    def deny(self, action: str, resource: str = "*", **more: Any) -> None:
+        """Callers lack a right from now on: "dsql:CreateStream", "iam:PassRole", "kinesis:*". `more`: fields of dsqlcdc.local.Deny."""
+        self.control("deny", action=action, resource=resource, **more)
+
+    def mend(self) -> None:
+        """Take back every fault and denial."""
+        self.control("faults/clear")
+
+    def cdc(self, cluster: str, stream: str = "", **state: Any) -> dict[str, Any]:
+        """A cluster's or CDC stream's status, reason, lag and how many records it holds; `state` changes it first: `status` of the cluster
+        (IDLE, INACTIVE, ACTIVE), `impair` and `fail` with a statusReason code."""
+        told: dict[str, Any] = self.control("cdc", cluster=cluster, stream=stream, **state)
+        return told
+
+    def cause(self, cluster: str, stream: str, reason: str) -> dict[str, Any]:
+        """Bring about the real cause of a statusReason, to be mended by the AWS call that mends it; see dsqlcdc.local.causes."""
+        told: dict[str, Any] = self.control("cause", cluster=cluster, stream=stream, reason=reason)
+        return told
+
+    def rules(self, **rules: Any) -> dict[str, Any]:
+        """The service's ways, as they are; `rules` changes them first: retry, lag_limit, stuck, delay, role_delay, role_refusals."""
+        told: dict[str, Any] = self.control("rules", **rules)
+        return told
+
     def record(self, stream: str, data: bytes, shard: str = "", copies: int = 1) -> list[dict[str, str]]:
         """Write raw bytes as a foreign producer; where they went."""
         written: list[dict[str, str]] = self.control(

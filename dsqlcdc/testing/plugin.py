@@ -32,7 +32,9 @@ def local_aws_server() -> Iterator[LocalAws]:
 
 
 @pytest.fixture
-def local_aws(local_aws_server: LocalAws) -> LocalAws:
-    """An empty embedded AWS: `endpoint`, `environ`, `pipe`, `commit`, `changes`, `state`, `fault`, `record`, `advance`, `control`."""
+def local_aws(local_aws_server: LocalAws) -> Iterator[LocalAws]:
+    """An empty embedded AWS: `endpoint`, `environ`, `pipe`, `commit`, `changes`, `state`, `record`, `advance`, `fault`, `deny`, `mend`,
+    `cdc`, `cause`, `rules`, `control`."""
     local_aws_server.reset()
-    return local_aws_server
+    yield local_aws_server
+    local_aws_server.reset()  # moto's services belong to the process: another server in it would find what is left

@@ -69,6 +69,7 @@ class Clone:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_quick_start_ends_with_the_rows_in_the_lake(local_aws: LocalAws, tmp_path: Path) -> None:
+    local_aws.rules(role_refusals=0)  # a refused new role is the README's "run the command again"
     clone = Clone(tmp_path, local_aws.environ)
     before, after, down = scripts()
     cluster = clone.run(before + 'echo "cluster $CLUSTER"\n').rpartition("cluster ")[2].strip()

@@ -95,11 +95,11 @@ async def test_a_client_token_gives_the_same_stream_and_refuses_another_target(a
 async def test_an_idle_cluster_an_unknown_target_and_a_new_role_are_validation_errors(aws: Local, call: Clients) -> None:
     pipe = aws.pipe("s")
     cluster = aws.dsql.cluster(pipe.cluster)
-    cluster.idle = True
+    cluster.asleep = "IDLE"
     with pytest.raises(ClientError) as caught:
         await create(call, aws, clusterIdentifier=pipe.cluster)
     assert code(caught) == "ValidationException"
-    cluster.idle = False
+    cluster.asleep = ""
     target = dict(cluster.streams[pipe.cdc_stream].target)
     for wrong in ({"streamArn": pipe.stream_arn + "x"}, {"roleArn": "arn:aws:iam::123456789012:role/unknown"}):
         with pytest.raises(ClientError) as caught:

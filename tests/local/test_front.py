@@ -248,10 +248,10 @@ async def test_a_cdc_stream_is_impaired_mended_and_failed_over_http(aws: Local) 
     await control(aws, "commit", transactions=5)
     shard = aws.kinesis.stream("s").shard("shardId-000000000000")
     assert shard.next == 1
-    assert await control(aws, "cdc", **key, impair="") == (200, {"status": "ACTIVE", "waiting": 0})
+    assert await control(aws, "cdc", **key, impair="") == (200, {"status": "ACTIVE", "reason": "", "waiting": 0, "lag": 0.0})
     assert shard.next > 1
     assert (await control(aws, "cdc", **key, fail="INTERNAL_ERROR"))[1]["status"] == "FAILED"
-    assert (await control(aws, "cdc", cluster=pipe.cluster, idle=True))[1] == {"status": "IDLE"}
+    assert (await control(aws, "cdc", cluster=pipe.cluster, status="IDLE"))[1] == {"status": "IDLE"}
 
 
 async def test_reset_forgets_everything(aws: Local, call: Clients, bucket: str) -> None:

@@ -320,7 +320,7 @@ async def test_tags_mode_and_encryption_are_kept(two: Local, call: Clients) -> N
     await call.kinesis.add_tags_to_stream(StreamName=STREAM, Tags={"team": "shop", "gone": "x"})
     await call.kinesis.untag_resource(ResourceARN=arn, TagKeys=["gone"])
     assert (await call.kinesis.list_tags_for_stream(StreamName=STREAM))["Tags"] == [{"Key": "team", "Value": "shop"}]
-    await call.kinesis.start_stream_encryption(StreamName=STREAM, EncryptionType="KMS", KeyId="alias/k")
+    await call.kinesis.start_stream_encryption(StreamName=STREAM, EncryptionType="KMS", KeyId="alias/aws/kinesis")
     two.clock.advance(1)
     await call.kinesis.update_stream_mode(StreamARN=arn, StreamModeDetails={"StreamMode": "ON_DEMAND"})
     described = (await call.kinesis.describe_stream(StreamName=STREAM))["StreamDescription"]
