@@ -22,7 +22,7 @@ from dsqlcdc.core.route import Route
 from dsqlcdc.core.tables import Model, Rule, Tables
 from dsqlcdc.core.telemetry import Status
 from dsqlcdc.errors import Unavailable
-from dsqlcdc.plugins import sink_factory
+from dsqlcdc.plugins import GROUP, sink_factory
 from dsqlcdc.sources.budget import ReadLimits
 from dsqlcdc.sources.counts import Counts
 from dsqlcdc.sources.feeds import open_feeds
@@ -94,10 +94,10 @@ def open_fragments(config: Config) -> FragmentStore:
     return SqliteFragments(fragments.path, names, fragments.max_bytes)
 
 
-def make_sink(config: Config, name: str) -> Sink:
+def make_sink(config: Config, name: str, group: str = GROUP) -> Sink:
     """The sink of a config by its name. Raises ValueError for options it does not take."""
     sink = config.sinks[name]
-    made = sink_factory(sink.type)(sink.options, config.context(name))
+    made = sink_factory(sink.type, group)(sink.options, config.context(name))
     if not sink.masks:
         return made
     return Masked(made, Masks(sink.masks, (sink.mask_key or "").encode(), f"sink {name}"))
