@@ -38,8 +38,12 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.bench
 	$(BIN)/pytest -m bench -s -p no:xdist tests/benchmarks
+
+$(VENV)/.bench: pyproject.toml constraints.txt $(WHEEL) | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt $(SUBJECT)[bench]
+	touch $@ $(VENV)/.dev $(VENV)/.installed
 
 clean:
 	rm -rf .venv dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

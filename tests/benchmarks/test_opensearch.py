@@ -126,7 +126,10 @@ async def test_documents_go_in_nine_tenths_as_fast_as_with_opensearch_py_for_hal
     cpus = [a.cpu / b.cpu for a, b in found]
     harness.table(
         "documents into a real OpenSearch",
-        [(f"{a.rate:.0f}", f"{b.rate:.0f}", f"{a.rate / b.rate:.2f}", f"{a.cpu:.1f}", f"{b.cpu:.1f}", f"{a.cpu / b.cpu:.2f}") for a, b in found],
+        [
+            (f"{a.rate:.0f}", f"{b.rate:.0f}", f"{a.rate / b.rate:.2f}", f"{a.cpu:.1f}", f"{b.cpu:.1f}", f"{a.cpu / b.cpu:.2f}")
+            for a, b in found
+        ],
         ("ours/s", "opensearch-py/s", "ratio", "our CPU s/million", "theirs", "ratio"),
     )
     assert statistics.median(rates) >= 0.9

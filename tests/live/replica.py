@@ -17,7 +17,9 @@ from ..sinks.opensearch.laws import Ask, asking
 from .node import Node
 
 
-def sink(node: Node, prefix: str, *, rows: Rows | None = None, cls: type[OpenSearchSink] = OpenSearchSink, **options: Any) -> OpenSearchSink:
+def sink(
+    node: Node, prefix: str, *, rows: Rows | None = None, cls: type[OpenSearchSink] = OpenSearchSink, **options: Any
+) -> OpenSearchSink:
     context = Context("p", "search", directory=options.pop("directory", ""))
     given = {"url": node.url, "index_prefix": prefix, "purge": "off", "settings": {"replicas": 0}, **options}
     return cls(Options.model_validate(given), context, rows=None if rows is None else lambda: rows)

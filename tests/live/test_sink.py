@@ -57,7 +57,7 @@ async def test_an_older_change_is_stale_an_equal_one_a_duplicate_and_a_newer_one
         rows = await found(ask, f"{prefix}public.orders")
         notes = {id: row["note"] for id, row in rows.items()}
         old = {} if there is not Op.INSERT else {"1": "old", "2": "old"}
-        fresh = {} if op is Op.DELETE else {id: "new" for id in (("1", "2", "3") if there is None else ("3",))}
+        fresh = {} if op is Op.DELETE else dict.fromkeys(("1", "2", "3") if there is None else ("3",), "new")
         assert notes == old | fresh
         versions = {id: version - NOON * 10**9 for id, (version, _) in (await stamps(ask, f"{prefix}public.orders-000001")).items()}
         assert versions == ({"1": 4, "2": 5, "3": 6} if there is None else {"1": 5, "2": 5, "3": 6})
