@@ -328,7 +328,10 @@ class OpenSearchSink(Sink):
             self._stop = fault
         owed = [index for index, setback in verdicts.items() if setback.verdict is Verdict.RETRY]
         if fault is not None and len(owed) == len(changes):
-            raise fault
+            try:
+                raise fault
+            finally:
+                del fault  # or it would hold this frame, and with it the batch, until the garbage is collected
         for index, change in enumerate(changes):
             if change.version > self._newest and (index not in verdicts or verdicts[index].verdict is not Verdict.RETRY):
                 self._newest = change.version

@@ -154,7 +154,7 @@ async def test_a_tombstone_costs_no_more_than_a_document(node: Node) -> None:
 
 
 def test_a_node_that_is_away_does_not_fill_the_memory(tmp_path: Path, node: Node) -> None:
-    """64 shards of rows of 6 MiB; the node is killed when some are in: the whole process below 400 MiB, and alive."""
+    """64 shards of rows of 6 MiB, 72 GiB in all; the node is killed when some are in: the process stands still below 640 MiB, and lives."""
     with harness.kinesis(shards=64, records=192, page=1, row_bytes=6_000_000) as endpoint:
         sink = f"{{type: opensearch, url: '{node.url}', index_prefix: bench-away-, settings: {{replicas: 0}}, purge: 'off'}}"
         path = harness.config(tmp_path, endpoint, sink)
@@ -164,8 +164,8 @@ def test_a_node_that_is_away_does_not_fill_the_memory(tmp_path: Path, node: Node
                 assert process.poll() is None, "the daemon ended"
                 time.sleep(0.2)  # a benchmark waits for real processes
             node.kill()
-            peak, flat, until = 0.0, 0, time.monotonic() + 90
-            while time.monotonic() < until and flat < 20 and process.poll() is None:
+            peak, flat, until = 0.0, 0, time.monotonic() + 180
+            while time.monotonic() < until and flat < 40 and process.poll() is None:
                 seen = _rss(process.pid)
                 flat = flat + 1 if seen <= peak else 0
                 peak = max(peak, seen)
@@ -175,8 +175,9 @@ def test_a_node_that_is_away_does_not_fill_the_memory(tmp_path: Path, node: Node
             process.send_signal(signal.SIGKILL)
             process.wait()
             node.start()
-    harness.table("64 shards, rows of 6 MiB, OpenSearch away", [(f"{peak:.0f}", "below 400")], ("peak RSS MiB", "limit"))
-    assert 60 < peak < 400
+    harness.table("64 shards, rows of 6 MiB, OpenSearch away", [(f"{peak:.0f}", "below 640")], ("peak RSS MiB", "limit"))
+    assert 60 < peak < 640
+    assert flat == 40, "it grows"
 
 
 def _documents(node: Node) -> int:

@@ -27,8 +27,9 @@ SUBCOMMANDS = [
     ["dead", "discard"],
     ["checkpoint", "show"],
     ["checkpoint", "reset"],
+    ["opensearch", "rebuild"],
 ]
-GROUPS = (["config"], ["dead"], ["checkpoint"])
+GROUPS = (["config"], ["dead"], ["checkpoint"], ["opensearch"])
 HEAVY = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "orjson", "prometheus_client", "pydantic", "rich", "yaml")
 
 
@@ -58,7 +59,8 @@ def test_the_usage_line_is_golden(project: Project, words: list[str], usage: str
 
 def test_the_list_of_commands_is_golden(project: Project) -> None:
     lines = project.run().out.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in lines] == ["run", "config", "status", "dead", "gaps", "tail", "checkpoint", "demo", "local"]
+    names = ["run", "config", "status", "dead", "gaps", "tail", "checkpoint", "opensearch", "demo", "local"]
+    assert [line.split()[0] for line in lines] == names
 
 
 @pytest.mark.parametrize("words", [words for words in SUBCOMMANDS if words not in GROUPS], ids=" ".join)

@@ -263,6 +263,7 @@ def test_every_command_that_an_error_tells_people_to_run_exists() -> None:
         "gaps ack",
         "checkpoint show",
         "checkpoint reset",
+        "opensearch rebuild",
     }
     assert found <= nested | COMMANDS.keys()
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ import pytest
 from dsqlcdc.contract import Table
 from dsqlcdc_opensearch.names import alias_of, id_of, index_of
 
-from ..acceptance.server import ServerProcess
 from ..acceptance.world import World
 from .node import Node
 from .replica import asks, found, stamps
@@ -21,22 +19,6 @@ from .replica import asks, found, stamps
 pytestmark = [pytest.mark.live, pytest.mark.timeout(400)]
 
 TABLES = ("public.orders", "public.accounts", "app.users", "app.notes")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess(seed=5) as started:
-        yield started
-
-
-@pytest.fixture
-def world(server: ServerProcess, tmp_path: Path) -> Iterator[World]:
-    server.reset()
-    made = World(server, tmp_path)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def search(node: Node, prefix: str, **options: Any) -> dict[str, Any]:
