@@ -14,6 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from dsqlcdc.assemble import aws_of
+from dsqlcdc.aws import Aws
 from dsqlcdc.config import Config
 from dsqlcdc.contract import Change, Op, Table
 from dsqlcdc.errors import ConfigError, Stopped
@@ -54,7 +55,9 @@ class Lake:
             why = "its `tables`, `ops`, `mask` or `exclude` keep something of the table out of it: fill from trim_horizon"
             raise ConfigError("this lake is not the whole table", where=f"sinks.{name}", why=why, code="E156")
         bucket, self._prefix = str(sink.options["bucket"]), str(sink.options.get("prefix", ""))
-        self._objects = S3Objects(bucket, self._prefix, aws_of(config))
+        aws = aws_of(config)
+        region = sink.options.get("region") or aws.region
+        self._objects = S3Objects(bucket, self._prefix, Aws(region=region, profile=aws.profile, endpoint_url=aws.endpoint_url))
         self._table, self._where = table, f"s3://{bucket}/{self._prefix}"
 
     async def __aenter__(self) -> Self:

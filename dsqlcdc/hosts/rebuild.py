@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import glob
+import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -25,12 +26,14 @@ from dsqlcdc.core.pipeline import Pipeline, Recipe
 from dsqlcdc.core.ports import CheckpointStore, Commit, DeadLetter, Gap, Name
 from dsqlcdc.core.route import Route
 from dsqlcdc.core.telemetry import Status
-from dsqlcdc.errors import ConfigError, Lost, Stopped, Unavailable
+from dsqlcdc.errors import ConfigError, Fault, Lost, Stopped, Unavailable
 from dsqlcdc.hosts.lake import Lake
 from dsqlcdc.plugins import REBUILDS, sink_factory
 from dsqlcdc.sources.feeds import Feeds, open_feeds
 from dsqlcdc.sources.kinesis import KinesisSource
 from dsqlcdc.stores.fragments import MemoryFragments
+
+log = logging.getLogger("dsqlcdc.rebuild")
 
 _BATCH = 2000
 
@@ -275,7 +278,10 @@ class _Work:
                     raise Stopped("the new index would show fewer rows", where=standing.alias, why=why, run=run, code="E153")
                 await steps.swap(standing)
             except BaseException:
-                await asyncio.shield(steps.let_go(standing))
+                try:
+                    await asyncio.shield(steps.let_go(standing))
+                except Fault as error:
+                    log.error("%s is still closed to writing, and its writers wait: run this command again (%s)", standing.old, error)
                 raise
             return Rebuilt(standing.alias, standing.new, standing.old, before, now)
 

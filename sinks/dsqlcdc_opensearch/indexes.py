@@ -53,9 +53,11 @@ class Indexes:
     def known(self, table: Table) -> Target | None:
         return self._known.get(table)
 
-    def forget(self) -> None:
-        """Look for every table's index again: another may have taken its place."""
-        self._known.clear()
+    async def follow(self) -> None:
+        """Where a rebuild has put other indexes behind the aliases, go on with those. An alias that is gone stays missed. Raises as `target`."""
+        async with self._lock:
+            for target in self._known.values():
+                await self._follow(target)
 
     async def owned(self) -> Sequence[str]:
         """The physical indexes of this sink, by what is kept in their mappings. Raises Unavailable, Misconfigured."""
@@ -183,7 +185,6 @@ class Indexes:
                     target.shape.learnt(fresh)
 
     async def _follow(self, target: Target) -> None:
-        """Where a rebuild has put another index behind the alias, go on with that one."""
         index = await self.behind(target.alias) if target.name == target.alias else None
         if index is not None and index != target.index:
             await self._adopt(index, target.alias, target.shape)

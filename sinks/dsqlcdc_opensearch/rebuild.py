@@ -128,8 +128,9 @@ class Rebuild(OpenSearchSink):
             if standing.old:
                 actions.append({"remove": {"index": standing.old, "alias": standing.alias}})
             await self._cluster.ask("POST", "/_aliases", {"actions": actions})
-            if standing.old:
-                await self._indexes.describe(standing.old, lambda meta: {REPLACED: {"by": standing.new, "was": meta.get(OWNED, {})}})
+        for index in await self._indexes.owned():  # what was replaced is purged by nobody any more
+            if index != standing.new and _number(index, standing.alias) is not None:
+                await self._indexes.describe(index, lambda meta: {REPLACED: {"by": standing.new, "was": meta[OWNED]}})
         await self._indexes.describe(standing.new, lambda meta: {OWNED: meta[OWNED]})
 
 

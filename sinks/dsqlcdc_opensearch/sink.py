@@ -81,6 +81,7 @@ class OpenSearchSink(Sink):
         self._files: Mapping[Path, Mapping[str, Any]] = {}
         self._stop: Misconfigured | None = None
         self._missing: float | None = None
+        self._blocked = False
         self._newest = 0
         self._purging: asyncio.Task[None] | None = None
 
@@ -222,6 +223,9 @@ class OpenSearchSink(Sink):
             raise self._stop
         if self._purging is not None and self._purging.done():
             self._purging.result()  # it ends by an error only, and nobody may miss that
+        if self._blocked:  # maybe because a rebuild puts another index in its place
+            await self._indexes.follow()
+            self._blocked = False
         watermark, read_at = await self._horizon()
         verdicts: dict[int, Setback] = {}
         rows, twins = await self._newest_of(changes, verdicts)
@@ -322,8 +326,7 @@ class OpenSearchSink(Sink):
             told = verdicts.get(index)
             for other in others:
                 verdicts[other] = Setback(other, Verdict.DUPLICATE) if told is None else msgspec.structs.replace(told, index=other)
-        if any(result.meaning is Meaning.BLOCKED for result in results.values()):
-            self._indexes.forget()  # it may be blocked because a rebuild is putting another in its place
+        self._blocked = self._blocked or any(result.meaning is Meaning.BLOCKED for result in results.values())
         if isinstance(fault, Misconfigured):
             self._stop = fault
         owed = [index for index, setback in verdicts.items() if setback.verdict is Verdict.RETRY]

@@ -79,6 +79,11 @@ class Search(Project):
         return self.run("opensearch", "rebuild", "CONFIG", "--table", TABLE, "--yes", "--json", *words)
 
     @property
+    def owned(self) -> list[str]:
+        """The indexes that the sink's purge goes through."""
+        return [name for name, index in self.model.indexes.items() if "dsqlcdc" in index.mappings.get("_meta", {})]
+
+    @property
     def right(self) -> bool:
         """Does the alias show the database's rows, each at its newest change?"""
         wanted = {id_of(change.key or {}): (change.version, change.row) for change in self.aws.state(self.pipe.cluster, TABLE)}
@@ -186,6 +191,7 @@ def test_cut_off_anywhere_the_alias_stays_right_and_the_same_command_goes_on(sou
             assert search.rebuild("--from", source).code == 0
             search.deliver(3)
             assert search.right
+            assert search.owned == list(search.model.aliases[ALIAS]), "somebody would purge what was replaced"
     assert stopped > 5
 
 
