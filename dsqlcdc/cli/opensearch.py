@@ -56,10 +56,14 @@ def rebuild(
 
     lake = "" if source == "trim_horizon" else source
     done = asyncio.run(work.rebuild(loaded, name, table, lake=lake, anew=anew, fewer=fewer, tell=tell))
+    if done.letters:
+        say(f"{done.letters} dead letters were written: their records do not fit the row model. Run: dsqlcdc dead list {config}")
     if as_json:
         emit_json({"alias": done.alias, "index": done.index, "replaced": done.replaced, "rows_before": done.rows_before, "rows": done.rows})
-        return
-    emit(f"{done.alias} leads to {done.index} and shows {done.rows} rows." + (f" {done.replaced} is kept." if done.replaced else ""))
+    else:
+        emit(f"{done.alias} leads to {done.index} and shows {done.rows} rows." + (f" {done.replaced} is kept." if done.replaced else ""))
+    if done.letters:
+        raise typer.Exit(4)
 
 
 def _sink(config: Config, name: str) -> str:

@@ -13,17 +13,17 @@ import glob
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, cast
 
 import msgspec
 
-from dsqlcdc.assemble import aws_of, make_sink, make_tables, open_checkpoints
+from dsqlcdc.assemble import aws_of, make_sink, make_tables, open_checkpoints, open_dead_letters
 from dsqlcdc.config import Config
 from dsqlcdc.contract import Change, Sink, Table, Verdict
 from dsqlcdc.core.pipeline import Pipeline, Recipe
-from dsqlcdc.core.ports import CheckpointStore, Commit, DeadLetter, Gap, Name
+from dsqlcdc.core.ports import CheckpointStore, Commit, DeadLetter, DeadLetterStore, Gap, Name
 from dsqlcdc.core.route import Route
 from dsqlcdc.core.telemetry import Status
 from dsqlcdc.errors import ConfigError, Fault, Lost, Stopped, Unavailable
@@ -76,23 +76,39 @@ class Told(msgspec.Struct, frozen=True):
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
-    """What was done. `rows`: how many the alias shows now; `replaced`: what it showed, and where from ("" where there was nothing)."""
+    """What was done. `rows`: how many the alias shows now; `replaced`: what it showed, and where from ("" where there was nothing).
+    `letters`: dead letters that this wrote."""
 
     alias: str
     index: str
     replaced: str
     rows_before: int
     rows: int
+    letters: int = 0
 
 
-class _Refusals:
-    """In place of dead letters: a row that the new destination refuses ends the rebuild. What is bad before any sink has its letter already."""
+class _Letters:
+    """Dead letters of a rebuild: a row that the new destination refuses ends it. A record of the table that is bad before any sink is a
+    letter as the daemon's are; where the daemon has written it, nothing is written."""
+
+    def __init__(self, store: DeadLetterStore, table: Table) -> None:
+        self._store, self._table = store, (table.schema, table.name)
+        self.written = 0
 
     async def put(self, letter: DeadLetter) -> bool:
+        event = letter.event
         if letter.sink:
             what, why = "a row does not fit what is being filled", f"{letter.code}: {letter.detail}"
-            raise Stopped(what, where=f"{letter.event.get('table', '')} {letter.event.get('key', '')}".strip(), why=why[:500], code="E151")
+            raise Stopped(what, where=f"{event.get('table', '')} {event.get('key', '')}".strip(), why=why[:500], code="E151")
+        if (event.get("schema"), event.get("table")) == self._table:
+            self.written += await self._store.put(letter)
         return True
+
+    def letters(self) -> AsyncIterator[tuple[str, DeadLetter]]:
+        return self._store.letters()
+
+    async def letter(self, name: str) -> DeadLetter:
+        return await self._store.letter(name)
 
     async def close(self) -> None:
         return None
@@ -119,10 +135,15 @@ async def rebuild(
     one = Table("", schema, name, key)
     if lake:
         Lake(config, lake, one)  # before anything is made
-    async with open_feeds(config.source.stream, aws_of(config), deadline=deadline) as feeds:
+    async with AsyncExitStack() as stack:
+        store = open_dead_letters(config)
+        stack.push_async_callback(store.close)
+        await store.prepare()
+        letters = _Letters(store, one)
+        feeds = await stack.enter_async_context(open_feeds(config.source.stream, aws_of(config), deadline=deadline))
         async with _steps(config, sink) as steps:
             standing = await steps.begin(one, anew=anew)
-        work = _Work(config, sink, one, feeds, standing, deadline, tell)
+        work = _Work(config, sink, one, feeds, letters, standing, deadline, tell)
         if standing.swapped:  # all that was left is to say so
             async with _steps(config, sink) as steps:
                 await steps.swap(standing)
@@ -142,12 +163,13 @@ class _Work:
         sink: str,
         table: Table,
         feeds: Feeds,
+        letters: _Letters,
         standing: Standing,
         deadline: float | None,
         tell: Callable[[Told], None],
     ) -> None:
         self._config, self._sink, self._table = config, sink, table
-        self._feeds, self._standing, self._deadline, self._tell = feeds, standing, deadline, tell
+        self._feeds, self._letters, self._standing, self._deadline, self._tell = feeds, letters, standing, deadline, tell
         self._name = Name(config.pipeline, f"{sink}>{standing.run}", feeds.stream)
 
     async def from_stream(self, step: str) -> None:
@@ -176,7 +198,7 @@ class _Work:
                 sink=sink,
                 tables=make_tables(config),
                 checkpoints=checkpoints,
-                dead_letters=cast(Any, _Refusals()),
+                dead_letters=self._letters,
                 fragments=MemoryFragments((self._name.sink,), config.fragments.max_bytes),
                 clock=time.time,
                 random=random.random,
@@ -283,7 +305,7 @@ class _Work:
                 except Fault as error:
                     log.error("%s is still closed to writing, and its writers wait: run this command again (%s)", standing.old, error)
                 raise
-            return Rebuilt(standing.alias, standing.new, standing.old, before, now)
+            return Rebuilt(standing.alias, standing.new, standing.old, before, now, self._letters.written)
 
 
 async def _forgotten(gap: Gap) -> Gap:

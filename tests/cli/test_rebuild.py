@@ -209,6 +209,23 @@ def test_a_row_that_does_not_fit_ends_it_and_leaves_the_old_one_in_use(search: S
     assert search.right
 
 
+def test_what_no_longer_fits_the_row_model_is_a_dead_letter_and_said(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    search.deliver()
+    lines = ["from dsqlcdc.columns import BigInt, Integer, Row", "class Order(Row):"]
+    lines += [f"    {name}: {kind}" for name, kind in (("order_id", "BigInt"), ("item_id", "Integer"), ("quantity", "Integer"))]
+    (search.directory / "models_of_rebuild.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(search.directory)
+    config = json.loads(search.config.read_text())
+    config["tables"]["public.orders"]["model"] = "models_of_rebuild:Order"
+    search.config.write_text(json.dumps(config))
+    done = search.rebuild("--fewer")
+    without = [change for change in search.aws.changes() if change.row and change.row.get("quantity") is None]
+    assert without
+    assert (done.code, "dead letters were written" in done.err) == (4, True), done.err
+    letters = search.run("dead", "list", "CONFIG", "--json").jsons
+    assert {letter["code"] for letter in letters} == {"bad_row"}
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
