@@ -38,12 +38,16 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.bench
 	$(BIN)/pytest -m bench -s -p no:xdist tests/benchmarks
 
 # The Lambda zip: ARGS='--add orders.yaml' puts the config beside the packages, --platform and --python say for which system.
 lambda-zip: $(VENV)/.installed
 	$(BIN)/python deploy/lambda/build.py --out dist/lambda.zip $(ARGS)
+
+$(VENV)/.bench: pyproject.toml constraints.txt $(WHEEL) | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt $(SUBJECT)[bench]
+	touch $@ $(VENV)/.dev $(VENV)/.installed
 
 clean:
 	rm -rf .venv dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -23,7 +23,7 @@ from dsqlcdc.core.route import Route
 from dsqlcdc.core.tables import Model, Rule, Tables
 from dsqlcdc.core.telemetry import Status
 from dsqlcdc.errors import ConfigError, Unavailable
-from dsqlcdc.plugins import sink_factory
+from dsqlcdc.plugins import GROUP, sink_factory
 from dsqlcdc.sources.budget import ReadLimits
 from dsqlcdc.sources.counts import Counts
 from dsqlcdc.sources.feeds import open_feeds
@@ -150,10 +150,10 @@ def _fragments_in_s3(config: Config, fragments: S3FragmentsBlock, *, claims: boo
     return S3Fragments(objects, tuple(config.sinks), fragments.max_bytes, claims=claims, every=0.0 if claims else 60.0)
 
 
-def make_sink(config: Config, name: str, *, whole: bool = True) -> Sink:
+def make_sink(config: Config, name: str, group: str = GROUP, *, whole: bool = True) -> Sink:
     """The sink of a config by its name; `whole` as in its Context. Raises ValueError for options it does not take."""
     sink = config.sinks[name]
-    made = sink_factory(sink.type)(sink.options, config.context(name, whole=whole))
+    made = sink_factory(sink.type, group)(sink.options, config.context(name, whole=whole))
     if not sink.masks:
         return made
     return Masked(made, Masks(sink.masks, (sink.mask_key or "").encode(), f"sink {name}"))

@@ -22,13 +22,17 @@ def sink_types() -> tuple[str, ...]:
     return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
 
 
-def sink_factory(type: str) -> SinkFactory:
+REBUILDS = "dsqlcdc.rebuilds"
+"""The group of factories that make, of the same options, a sink which fills what is to take the place of a sink's destination."""
+
+
+def sink_factory(type: str, group: str = GROUP) -> SinkFactory:
     """The factory that a sink type's entry point names.
 
     Raises ConfigError: E014 for an unknown type (it lists the known ones and the nearest), E015 where two packages offer the type (it
     names both), E016 where the plugin cannot be loaded or is not callable.
     """
-    points = {(point.value, _package(point)): point for point in entry_points(group=GROUP, name=type)}
+    points = {(point.value, _package(point)): point for point in entry_points(group=group, name=type)}
     if not points:
         known = sink_types()
         near = get_close_matches(type, known, n=1)

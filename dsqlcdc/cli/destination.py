@@ -19,7 +19,8 @@ def replay(path: Path, where: str, *, dry_run: bool, yes: bool, deadline: float,
     try:
         config = load_partial(path.read_bytes(), str(path), path.parent)
     except OSError as error:
-        raise ConfigError("the config file cannot be read", where=str(path), why=error.strerror or str(error), code="E090") from error
+        what, run = "the config file cannot be read", f"dsqlcdc config lint {path}"
+        raise ConfigError(what, where=str(path), why=error.strerror or str(error), run=run, code="E090") from error
     return asyncio.run(_replay(config, path, where, dry_run=dry_run, yes=yes, deadline=deadline, as_json=as_json))
 
 

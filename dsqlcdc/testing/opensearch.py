@@ -126,6 +126,10 @@ class FakeOpenSearch:
                 return self._search(index[0] if index else None, given, parts[-1] == "_count")
             case _, [name, "_mapping"]:
                 return self._mapping(method, name, given)
+            case "PUT", [name, "_block", "write"]:
+                for one in self._several(name):
+                    one.settings["index.blocks.write"] = True
+                return 200, {"acknowledged": True, "shards_acknowledged": True}
             case "PUT", [name, "_settings"]:
                 for one in self._several(name):
                     one.settings.update(_flat(given))

@@ -67,7 +67,7 @@ class Cluster:
                 return Unavailable(
                     "OpenSearch blocks writing",
                     where=self.where,
-                    why=f"{said.reason}: make room, or lift the block",
+                    why=f"{said.reason}: make room, or lift the block (not while a rebuild is under way: that ends it itself)",
                     code="E161",
                     after=max(BLOCKED_FOR, result.after or 0.0),
                 )

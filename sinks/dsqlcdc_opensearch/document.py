@@ -130,7 +130,7 @@ def replacement(index: int, change: Change, target: str, id: str, row: bytes | N
     )
     if row is None or row == b"{}":
         return Operation(index, id, change.version, action + meta + b"}\n")
-    return Operation(index, id, change.version, b"".join((action, meta, b",", row[1:], b"\n")))
+    return Operation(index, id, change.version, b"".join((action, meta, b",", memoryview(row)[1:], b"\n")))
 
 
 def removal(index: int, target: str, id: str, version: int, *, gte: bool = False) -> Operation:

@@ -19,6 +19,8 @@ log = logging.getLogger("dsqlcdc.opensearch")
 
 ALIVE: Mapping[str, Any] = {"bool": {"must_not": {"term": {"__cdc.deleted": True}}}}
 """The filter of an alias: rows that are not deleted."""
+OWNED, BUILDING, REPLACED = "dsqlcdc", "dsqlcdc_building", "dsqlcdc_replaced"
+"""What is kept in an index's mapping: whose it is; that a rebuild fills it; that a rebuild has put another in its place."""
 _TRIES = 5
 
 
@@ -51,13 +53,26 @@ class Indexes:
     def known(self, table: Table) -> Target | None:
         return self._known.get(table)
 
+    async def follow(self) -> None:
+        """Where a rebuild has put other indexes behind the aliases, go on with those. An alias that is gone stays missed. Raises as `target`."""
+        async with self._lock:
+            for target in self._known.values():
+                await self._follow(target)
+
     async def owned(self) -> Sequence[str]:
         """The physical indexes of this sink, by what is kept in their mappings. Raises Unavailable, Misconfigured."""
-        status, data = await self._cluster.ask("GET", f"/{self._prefix}*/_mapping?filter_path=*.mappings._meta", also=(404,))
-        if status == 404:
-            return ()
-        metas = {index: found["mappings"]["_meta"].get("dsqlcdc", {}) for index, found in data.items()}
-        return sorted(index for index, meta in metas.items() if self._owner.items() <= meta.items())
+        metas = await self.metas(f"{self._prefix}*")
+        return sorted(index for index, meta in metas.items() if BUILDING not in meta and self._owner.items() <= meta.get(OWNED, {}).items())
+
+    async def metas(self, names: str) -> Mapping[str, Mapping[str, Any]]:
+        """What is kept in the mappings of these indexes, `*` for many."""
+        status, data = await self._cluster.ask("GET", f"/{names}/_mapping?filter_path=*.mappings._meta", also=(404,))
+        return {} if status == 404 else {index: found["mappings"]["_meta"] for index, found in data.items()}
+
+    async def describe(self, index: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        """Change what is kept in an index's mapping."""
+        meta = (await self._mapping(index)).get("_meta", {})
+        await self._cluster.ask("PUT", f"/{index}/_mapping", {"_meta": dict(change(meta))})
 
     async def target(self, table: Table) -> Target:
         """The table's index, made where it is not there. Two processes may do so at once.
@@ -76,7 +91,7 @@ class Indexes:
         alias = alias_of(self._prefix, table)
         shape = self._shape(table)
         for _ in range(_TRIES):
-            index = await self._behind(alias)
+            index = await self.behind(alias)
             if index is None:
                 await self._make(alias, table, shape)
                 continue
@@ -84,7 +99,7 @@ class Indexes:
             return Target(table, alias, index, alias if self._by_alias else index, shape)
         raise Unavailable("a new index is not there yet", where=f"{self._cluster.where}, {alias}", code="E160", after=5.0)
 
-    async def _behind(self, alias: str) -> str | None:
+    async def behind(self, alias: str) -> str | None:
         """The one index behind an alias, with its filter seen to; None where there is no such alias."""
         status, data = await self._cluster.ask("GET", f"/_alias/{alias}", also=(404,))
         if status == 404:
@@ -126,7 +141,7 @@ class Indexes:
                 run="dsqlcdc run CONFIG, once the cluster lets it be made",
                 code="E168",
             )
-        if await self._behind(alias) is None:  # there, and without its alias: of another process's, both come at once
+        if await self.behind(alias) is None:  # there, and without its alias: of another process's, both come at once
             await self._check_owner(index, await self._mapping(index))
             await self._alias(index, alias)
 
@@ -138,7 +153,7 @@ class Indexes:
         return mappings
 
     async def _check_owner(self, index: str, mappings: Mapping[str, Any]) -> None:
-        found = mappings.get("_meta", {}).get("dsqlcdc")
+        found = mappings.get("_meta", {}).get(OWNED)
         if found is None:
             why = "it was not made by dsqlcdc: give the sink another index_prefix, or delete the index"
         elif any(found.get(name) != value for name, value in self._owner.items()):
@@ -177,6 +192,7 @@ class Indexes:
         """Put fields that are new into a target's mapping. What another process has put there meanwhile stands. Raises as `target`."""
         async with self._lock:
             for last in (False, False, True):
+                await self._follow(target)
                 fresh = {name: field for name, field in fields.items() if name not in target.shape.fields}
                 if not fresh:
                     return
@@ -185,6 +201,12 @@ class Indexes:
                 fresh = {name: field for name, field in fresh.items() if name not in have}
                 if await self._put(target.index, fresh, last=last):
                     target.shape.learnt(fresh)
+
+    async def _follow(self, target: Target) -> None:
+        index = await self.behind(target.alias) if target.name == target.alias else None
+        if index is not None and index != target.index:
+            await self._adopt(index, target.alias, target.shape)
+            target.index = index
 
     async def _put(self, index: str, fields: Mapping[str, Any], *, last: bool = True) -> bool:
         """False where it was refused, which may be for what another process has put there just before (not `last`)."""

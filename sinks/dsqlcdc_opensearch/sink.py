@@ -81,6 +81,7 @@ class OpenSearchSink(Sink):
         self._files: Mapping[Path, Mapping[str, Any]] = {}
         self._stop: Misconfigured | None = None
         self._missing: float | None = None
+        self._blocked = False
         self._newest = 0
         self._purging: asyncio.Task[None] | None = None
 
@@ -104,14 +105,11 @@ class OpenSearchSink(Sink):
         self._transport = self._connect() if self._connect is not None else self._http(await asyncio.to_thread(self._trust))
         self._rows = self._make_rows() if self._make_rows is not None else self._database()
         owner = {"pipeline": context.pipeline, "sink": context.sink}
-        managed = options.profile == "managed"
         self._cluster = Cluster(self._transport, self._where)
         self._limits = Limits(options.bulk.bytes, options.bulk.records, options.bulk.concurrency)
-        path = f"/_bulk?filter_path={_FILTER}" + ("&require_alias=true" if managed else "")
+        path = f"/_bulk?filter_path={_FILTER}" + ("&require_alias=true" if self._writes_to_alias else "")
         self._bulk = Bulk(self._transport, self._limits, path)
-        self._indexes = Indexes(
-            self._cluster, options.index_prefix, owner, shape=self._shape, settings=options.settings.body, by_alias=managed
-        )
+        self._indexes = self._targets(self._cluster, owner)
         self._watermark = Watermark(self._cluster, options.index_prefix, owner, _small(options.settings.body))
         return self
 
@@ -123,6 +121,16 @@ class OpenSearchSink(Sink):
         transport, self._transport = self._transport, None
         if transport is not None:
             await transport.close()
+
+    @property
+    def _writes_to_alias(self) -> bool:
+        return self._options.profile == "managed"
+
+    def _targets(self, cluster: Cluster, owner: Mapping[str, str]) -> Indexes:
+        options = self._options
+        return Indexes(
+            cluster, options.index_prefix, owner, shape=self._shape, settings=options.settings.body, by_alias=self._writes_to_alias
+        )
 
     def _http(self, tls: ssl.SSLContext) -> Transport:
         options, context = self._options, self._context
@@ -221,12 +229,19 @@ class OpenSearchSink(Sink):
             raise self._stop
         if self._purging is not None and self._purging.done():
             self._purging.result()  # it ends by an error only, and nobody may miss that
-        watermark, read_at = await self._watermark.current()
+        if self._blocked:  # maybe because a rebuild puts another index in its place
+            await self._indexes.follow()
+            self._blocked = False
+        watermark, read_at = await self._horizon()
         verdicts: dict[int, Setback] = {}
         rows, twins = await self._newest_of(changes, verdicts)
         operations = await self._operations(rows, watermark, verdicts)
         results = await self._bulk.send(operations, read_at + SEND_WITHIN)
         return self._judge(changes, verdicts, results, twins)
+
+    async def _horizon(self) -> tuple[int, float]:
+        """The version up to which deletes may have been forgotten, and when that was read (loop time)."""
+        return await self._watermark.current()
 
     async def _newest_of(self, changes: Sequence[Change], verdicts: dict[int, Setback]) -> tuple[Iterable[_Row], Mapping[int, list[int]]]:
         """The newest change of each row, and by its place those of the same version. Older ones get their verdict."""
@@ -317,11 +332,15 @@ class OpenSearchSink(Sink):
             told = verdicts.get(index)
             for other in others:
                 verdicts[other] = Setback(other, Verdict.DUPLICATE) if told is None else msgspec.structs.replace(told, index=other)
+        self._blocked = self._blocked or any(result.meaning is Meaning.BLOCKED for result in results.values())
         if isinstance(fault, Misconfigured):
             self._stop = fault
         owed = [index for index, setback in verdicts.items() if setback.verdict is Verdict.RETRY]
         if fault is not None and len(owed) == len(changes):
-            raise fault
+            try:
+                raise fault
+            finally:
+                del fault  # or it would hold this frame, and with it the batch, until the garbage is collected
         for index, change in enumerate(changes):
             if change.version > self._newest and (index not in verdicts or verdicts[index].verdict is not Verdict.RETRY):
                 self._newest = change.version

@@ -211,7 +211,12 @@ class Attempts:
         except Missing:
             raise _gone(where) from None
         except msgspec.DecodeError as error:
-            raise Misconfigured("cannot read a manifest", where=where, why=f"it is damaged ({error}), or not ours") from error
+            raise Misconfigured(
+                "cannot read a manifest",
+                where=where,
+                why=f"it is damaged ({error}), or not ours",
+                run="dsqlcdc config show CONFIG, and look at that object",
+            ) from error
         if found.format > FORMAT:
             why = f"its format is {found.format}, this version of dsqlcdc knows {FORMAT}: a newer one wrote it"
             raise Misconfigured("cannot read a manifest", where=where, why=why, run="pip install --upgrade dsqlcdc")

@@ -32,8 +32,9 @@ SUBCOMMANDS = [
     ["stream", "status"],
     ["stream", "watch"],
     ["stream", "delete"],
+    ["opensearch", "rebuild"],
 ]
-GROUPS = (["config"], ["dead"], ["checkpoint"], ["stream"])
+GROUPS = (["config"], ["dead"], ["checkpoint"], ["stream"], ["opensearch"])
 HEAVY = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "orjson", "prometheus_client", "pydantic", "rich", "yaml")
 
 
@@ -63,19 +64,8 @@ def test_the_usage_line_is_golden(project: Project, words: list[str], usage: str
 
 def test_the_list_of_commands_is_golden(project: Project) -> None:
     lines = project.run().out.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in lines] == [
-        "run",
-        "config",
-        "status",
-        "doctor",
-        "dead",
-        "gaps",
-        "tail",
-        "checkpoint",
-        "stream",
-        "demo",
-        "local",
-    ]
+    names = ["run", "config", "status", "doctor", "dead", "gaps", "tail", "checkpoint", "stream", "opensearch", "demo", "local"]
+    assert [line.split()[0] for line in lines] == names
 
 
 @pytest.mark.parametrize("words", [words for words in SUBCOMMANDS if words not in GROUPS], ids=" ".join)

@@ -251,7 +251,14 @@ def test_the_custom_sinks_options_are_checked_and_published(installed: Path, tmp
 
 
 def test_every_example_config_has_no_mistake(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"AWS_REGION": "us-east-1", "STREAM": "orders-cdc", "BUCKET": "my-lake", "PREFIX": "cdc/", "CLUSTER": "a" * 26}
+    values = {
+        "AWS_REGION": "us-east-1",
+        "STREAM": "orders-cdc",
+        "BUCKET": "my-lake",
+        "PREFIX": "cdc/",
+        "SEARCH_URL": "http://127.0.0.1:9200",
+        "CLUSTER": "a" * 26,
+    }
     paths = sorted(EXAMPLES.rglob("*.yaml"))
-    assert len(paths) == 3
+    assert len(paths) == 4
     assert {str(path): [str(f) for f in config_module.lint(path, values)] for path in paths} == {str(path): [] for path in paths}

@@ -280,6 +280,7 @@ def test_every_command_that_an_error_tells_people_to_run_exists() -> None:
         "checkpoint show",
         "checkpoint reset",
         *(f"stream {name}" for name in SUBCOMMANDS),
+        "opensearch rebuild",
     }
     assert found <= nested | COMMANDS.keys()
 

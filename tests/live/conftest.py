@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ..acceptance.server import ServerProcess
+from ..acceptance.world import World
 from .node import Node, missing
 
 
@@ -35,3 +37,20 @@ def own_node(tmp_path: Path) -> Iterator[Callable[..., Node]]:
             return stack.enter_context(Node(tmp_path / "node", given))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess(seed=5) as started:
+        yield started
+
+
+@pytest.fixture
+def world(server: ServerProcess, tmp_path: Path) -> Iterator[World]:
+    """A pipe in the embedded AWS, a bucket, and the commands run against them."""
+    server.reset()
+    made = World(server, tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()

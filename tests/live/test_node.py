@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import aiohttp
 import pytest
 
@@ -25,8 +23,7 @@ async def test_it_is_a_real_opensearch_of_the_version_that_is_tested(node: Node)
     assert (version["distribution"], version["number"]) == ("opensearch", "2.19.6")
 
 
-async def test_what_it_acknowledged_survives_a_kill(own_node: Callable[..., Node]) -> None:
-    node = own_node()
+async def test_what_it_acknowledged_survives_a_kill(node: Node) -> None:
     index = {"settings": {"number_of_replicas": 0}}
     assert (await ask("PUT", f"{node.url}/kept", index))[0] == 200
     assert (await ask("PUT", f"{node.url}/kept/_doc/1?version=7&version_type=external", {"a": 1}))[0] == 201

@@ -293,6 +293,36 @@ async def blocks_refuse_each_item_and_are_lifted(ask: Ask, index: str) -> None:
 
 
 @law
+async def an_index_is_held_still_and_let_go(ask: Ask, index: str) -> None:
+    await make(ask, index)
+    assert (await ask("PUT", f"/{index}/_block/write"))[0] == 200
+    about = {"_index": index, "_id": "1", "version": V, "version_type": "external"}
+    items = await bulk(ask, [*write(f"{index}-alias", "1", V), {"delete": about}])
+    assert [(item["status"], item["error"]["type"]) for item in items] == [(403, "cluster_block_exception")] * 2
+    assert (await ask("PUT", f"/{index}/_mapping", {"_meta": {"a": 1}, "properties": {"new": {"type": "long"}}}))[0] == 200
+    assert (await ask("PUT", f"/{index}/_settings", {"index.blocks.write": None}))[0] == 200
+    assert (await bulk(ask, write(f"{index}-alias", "1", V)))[0]["status"] == 201
+
+
+@law
+async def what_is_kept_in_a_mapping_is_replaced_as_a_whole(ask: Ask, index: str) -> None:
+    await make(ask, index)
+    for meta in ({"a": {"b": 1}, "c": 2}, {"a": {"d": 3}}):
+        assert (await ask("PUT", f"/{index}/_mapping", {"_meta": meta}))[0] == 200
+        _, found = await ask("GET", f"/{index}*/_mapping?filter_path=*.mappings._meta")
+        assert found == {index: {"mappings": {"_meta": meta}}}
+
+
+@law
+async def rows_are_counted_by_a_query(ask: Ask, index: str) -> None:
+    await make(ask, index)
+    await put(ask, index, "1", V, __cdc={"version": V, "deleted": False})
+    await put(ask, index, "2", V, __cdc={"version": V, "deleted": True})
+    assert (await ask("POST", f"/{index}/_refresh"))[0] == 200
+    assert (await ask("POST", f"/{index}/_count", {"query": ALIVE}))[1]["count"] == 1
+
+
+@law
 async def a_wrong_version_refuses_the_whole_request(ask: Ask, index: str) -> None:
     await make(ask, index)
     status, said = await ask("POST", "/_bulk", write(index, "1", V) + write(index, "2", -5))

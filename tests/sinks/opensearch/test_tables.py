@@ -235,3 +235,30 @@ def test_a_collection_denies_a_new_index_for_a_while() -> None:
         assert set(fake.rows(ALIAS)) == {"1"}
 
     virtual.run(run())
+
+
+async def test_an_index_that_took_anothers_place_is_followed_and_one_that_is_gone_is_missed() -> None:
+    engine = FakeOpenSearch(asyncio.get_running_loop().time)
+    async with sink(Direct(engine)) as to:
+        assert await to.write([change(1, 1, a=1)]) == []
+        engine.create(
+            "cdc-public.orders-000002", {"mappings": {"_meta": {"dsqlcdc": {"pipeline": "p", "sink": "search"}}, "dynamic": False}}
+        )
+        engine.handle("PUT", "/cdc-public.orders-000001/_block/write")
+        with pytest.raises(Unavailable):
+            await to.write([change(2, 1, op=Op.DELETE), change(3, 1, a=1)])
+        moved = [
+            {"remove": {"index": "cdc-public.orders-000001", "alias": "cdc-public.orders"}},
+            {"add": {"index": "cdc-public.orders-000002", "alias": "cdc-public.orders"}},
+        ]
+        engine.handle("POST", "/_aliases", msgspec.json.encode({"actions": moved}))
+        assert await to.write([change(2, 1, op=Op.DELETE), change(3, 1, a=1)]) == []
+        assert set(engine.indexes["cdc-public.orders-000002"].documents) == {"2", "3"}
+        assert "a" in engine.indexes["cdc-public.orders-000002"].properties
+        engine.handle("PUT", "/cdc-public.orders-000002/_block/write")
+        with pytest.raises(Unavailable):
+            await to.write([change(4, 1)])
+        engine.handle("DELETE", "/cdc-public.orders-000002")
+        with pytest.raises(Misconfigured, match="gone"):
+            await to.write([change(4, 1)])
+        assert "cdc-public.orders-000002" not in engine.indexes
