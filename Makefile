@@ -32,11 +32,12 @@ test: $(VENV)/.dev
 test-live: $(VENV)/.dev
 	$(BIN)/pytest -m live -p no:xdist tests/live
 
-check: $(VENV)/.dev
+check: $(VENV)/.dev $(VENV)/.deploy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	deploy/check $(BIN)
 
 bench: $(VENV)/.bench
 	$(BIN)/pytest -m bench -s -p no:xdist tests/benchmarks
@@ -63,3 +64,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(WHEEL) | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt $(WHEEL) | $(BIN)/python
 	$(PIP) install --quiet --constraint constraints.txt $(SUBJECT)[dev]
 	touch $@ $(VENV)/.installed
+
+# What lints deploy/: some 400 MB, so only `make check` has it.
+$(VENV)/.deploy: $(VENV)/.dev
+	$(PIP) install --quiet --constraint constraints.txt $(SUBJECT)[deploy]
+	touch $@
