@@ -22,16 +22,17 @@ _APPEARS = 10.0
 _TOKENS = 20
 
 
-async def create(work: Work) -> CdcStream:
+async def create(work: Work, *, token: str = "") -> CdcStream:
     """Create the CDC stream, or find the one that an earlier call created.
 
     The client token is made of what is asked for, so that a call whose answer was lost, in this process or one that was killed, creates
     nothing twice. The service may remember a token longer than its stream lives: then the next of a fixed row of tokens is taken.
+    `token`: a name of this very wish, which is to have a stream of its own beside others that are asked for in the same words.
     Raises Misconfigured: E172 (the cluster sleeps), E173 (no room), E175 (the role stays refused), or what AWS says.
     """
     await _awake(work)
     for number in range(_TOKENS):
-        made = await _created(work, number)
+        made = await _created(work, number, token)
         stream = await _appeared(work, str(made["streamIdentifier"]))
         if stream is not None and stream.status not in ("DELETING", "DELETED"):
             return stream
@@ -50,7 +51,7 @@ async def _awake(work: Work) -> None:
         raise asleep(work.desired, cluster.status)
 
 
-async def _created(work: Work, number: int) -> dict[str, Any]:
+async def _created(work: Work, number: int, wish: str) -> dict[str, Any]:
     clients, desired = work.clients, work.desired
     role = wanted_role_arn(desired, work.observed)
     given: dict[str, Any] = {
@@ -61,6 +62,8 @@ async def _created(work: Work, number: int) -> dict[str, Any]:
         "tags": wanted_tags(desired),
     }
     token = hashlib.sha256(json.dumps([given, number], sort_keys=True).encode()).hexdigest()
+    if wish:
+        token = wish if number == 0 else f"{wish}-{number}"
     loop, pause, since = asyncio.get_running_loop(), work.poll, math.inf
     while True:
         try:
