@@ -88,7 +88,7 @@ async def _handle(event: dict[str, Any], seconds: float) -> dict[str, Any]:
         async with asyncio.timeout(max(1.0, seconds)):
             answer = await _done(event, before, seconds)
     except TimeoutError:
-        late = Unavailable("the CDC stream was not there in time", where=_where(event), why=f"{seconds:.0f} s have passed", code="E481")
+        late = Unavailable("the CDC stream was not done in time", where=_where(event), why=f"{seconds:.0f} s have passed", code="E483")
         answer = Answer(before or _nothing(event), str(late))
     except Failed as error:
         answer = Answer(error.physical, str(error.fault))
@@ -146,7 +146,7 @@ async def _make(event: dict[str, Any], work: Work, before: str) -> Answer:
         raise Failed(physical, error) from error
     except asyncio.CancelledError:
         # The time is over: what was made must be known, so that it is deleted when the stack is rolled back.
-        late = Unavailable("the CDC stream was not there in time", where=_where(event), why=f"stream {made.id} is not ACTIVE", code="E481")
+        late = Unavailable("the CDC stream was not done in time", where=_where(event), why=f"{made.id} is not ACTIVE yet", code="E483")
         raise Failed(physical, late) from None
     return _told(stream)
 
@@ -154,8 +154,10 @@ async def _make(event: dict[str, Any], work: Work, before: str) -> Answer:
 def _unwell(event: dict[str, Any], work: Work, stream: CdcStream) -> Misconfigured:
     code = stream.reason.error if stream.reason is not None else ""
     found = blind(code, work.desired, stream.status)
-    why = " ".join([f"{code or 'no reason was given'}: {found.explanation}", *(action.what for action in found.actions[:1])]).rstrip(".")
-    return Misconfigured(f"the CDC stream is {stream.status}", where=_where(event), why=why, run=_RUN, code="E481")
+    why = " ".join(
+        [f"it is {stream.status}, {code or 'without a reason'}: {found.explanation}", *(action.what for action in found.actions[:1])]
+    ).rstrip(".")
+    return Misconfigured("the CDC stream did not become ACTIVE", where=_where(event), why=why, run=_RUN, code="E481")
 
 
 async def _delete(event: dict[str, Any], before: str, seconds: float) -> Answer:

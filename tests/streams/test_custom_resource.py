@@ -219,7 +219,7 @@ async def test_a_stream_that_takes_too_long_is_reported_by_name_while_there_is_t
     told = await stack.send(stack.event("Create"), seconds=cfn._MARGIN + 1.5)
     (stream,) = stack.live()
     assert (told["Status"], told["PhysicalResourceId"]) == ("FAILED", f"{stack.cluster}/{stream.id}")
-    assert "E481" in told["Reason"]
+    assert "E483" in told["Reason"]
 
 
 async def test_delete_waits_for_what_is_being_made(stack: Stack) -> None:
