@@ -20,8 +20,8 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SERVICES = ("dynamodb", "kinesis", "s3", "ssm", "sso", "sso-oidc", "sts", "signin")
-"""botocore's API models that are kept: what a function calls, and what credentials come from."""
+SERVICES = ("dsql", "dynamodb", "iam", "kinesis", "kms", "s3", "ssm", "sso", "sso-oidc", "sts", "signin")
+"""botocore's API models that are kept: what a function calls (the custom resource for CDC streams too), and what credentials come from."""
 UNUSED = ("bin", "pygments", "rich", "typer", "markdown_it", "mdurl", "shellingham", "prometheus_client", "wrapt-stubs")
 """What only the commands use."""
 LIMIT = 60 * 1024 * 1024
