@@ -95,5 +95,5 @@ def _tell(result: Result, config: str, as_json: bool) -> None:
         say(f"{sink}: {fault}")
     if result.gaps:
         say(f"{result.gaps} unacknowledged gaps: changes may have been lost. Run: dsqlcdc gaps {config}")
-    if result.exit_code == 4:
+    if any(status.settled["dead"] or status.letters for status in result.statuses):
         say(f"dead letters were written. Run: dsqlcdc dead list {config}")
