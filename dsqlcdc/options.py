@@ -5,7 +5,8 @@
         roll_bytes: Size = size("64MiB", least="1MiB")
         timeout: Duration = duration("30s")
 
-A sink class that names its model `Options` and its factory a classmethod has its options in `dsqlcdc config schema`.
+A model's own validator begins its text with the key it is about, and may end it with `: write …`: a finding is then placed at that key,
+with that fix. A sink class that names its model `Options` and its factory a classmethod has its options in `dsqlcdc config schema`.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Tls(StrictOptions):
     @model_validator(mode="after")
     def _pair(self) -> Self:
         if self.key is not None and self.certificate is None:
-            raise ValueError("key needs certificate")
+            raise ValueError("key needs certificate: write certificate: FILE beside it")
         return self
 
 
@@ -119,14 +119,22 @@ class Options(StrictOptions):
     def _url_fits(self) -> Self:
         text = self.url
         if not all("!" <= c <= "~" for c in text) or "\\" in text:
-            raise ValueError("url holds a character that a URL cannot; a host in another script is written as xn--…")
-        url = URL(text)
+            raise ValueError(
+                "url holds a character that a URL cannot; a host in another script is written as xn--…: write it percent-encoded"
+            )
+        try:
+            url = URL(text)
+            address = literal(url.host or "")
+        except ValueError as error:
+            raise ValueError(f"url cannot be read, {error}: write https://HOST/… with a name or a plain address") from None
         if url.scheme != "https" and not (url.scheme == "http" and self.allow_http):
-            raise ValueError("url begins with https:// (or http://, where allow_http is true)")
+            raise ValueError("url begins with another scheme, and http:// goes with allow_http only: write https://…")
         if "@" in text.partition("://")[2].partition("/")[0] or url.user is not None or url.password is not None:
-            raise ValueError("url holds no user or password: send a header instead")
-        if not url.host or url.fragment:
-            raise ValueError("url needs a host and has no fragment")
-        if (address := literal(url.host)) is not None and (why := refusal(address, self.networks)) is not None:
-            raise ValueError(f"url cannot lead to {url.host}: {why}")
+            raise ValueError('url holds a user or password: write a header instead, as in headers: {Authorization: "${TOKEN}"}')
+        if not url.host:
+            raise ValueError("url names no host: write https://HOST/…")
+        if url.fragment:
+            raise ValueError("url has a fragment, which is never sent: write it without #…")
+        if address is not None and (why := refusal(address, self.networks)) is not None:
+            raise ValueError(f"url cannot lead to {url.host}, {why}: write another address")
         return self

@@ -15,6 +15,7 @@ from .conftest import BASE, Lint
 TOP = "pipeline: orders\nsource: {stream: orders}\n"
 HOOK = TOP + "sinks:\n  x: {type: webhook, url: 'https://a.example/', secrets: [whsec_" + "A" * 32 + "],\n    "
 KEYED = "tables: {'*': {key: [id]}}\n"
+SEARCH = TOP + KEYED + "sinks: {x: {type: opensearch, url: 'https://h:9200', "
 DROP = "sinks: {out: {type: drop}}\n"
 S3 = "sinks:\n  a: {type: s3, bucket: lake, prefix: cdc/}\n"
 
@@ -34,10 +35,27 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
     (
         "opensearch retention",
         TOP + KEYED + "sinks: {x: {type: opensearch, url: 'https://h', retention: 1h}}\n",
-        [("E013", 4, 12, "Write 360h")],
+        [("E013", 4, 60, "Write 360h")],
     ),
     ("opensearch url", TOP + KEYED + "sinks: {x: {type: opensearch, url: 'h:9200'}}\n", [("E013", 4, 31, "https://")]),
-    ("a hash without its key", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: hash}}}}\n", [("E013", 3, 12, "mask_key")]),
+    ("a short mask key", TOP + "sinks: {x: {type: drop, mask_key: abc}}\n", [("E013", 3, 35, "at least 16 characters")]),
+    (
+        "claims that outlive their signature",
+        HOOK + "claim_check: {bucket: abc, expires: 400h}}\n",
+        [("E013", 5, 41, "at most 168h. Write expires: 168h")],
+    ),
+    (
+        "a hasty takeover",
+        BASE + "state: {type: dynamodb, table: cdc, takeover: 10ms}\nfragments: {type: memory}\n",
+        [("E013", 4, 37, "at least 3s. Write takeover: 3s")],
+    ),
+    ("a webhook without TLS", HOOK.replace("https:", "http:") + "}\n", [("E013", 4, 27, "Write https://")]),
+    ("a webhook's user", HOOK.replace("//a.", "//u:hunter2@a.") + "}\n", [("E013", 4, 27, "Write a header")]),
+    ("a webhook's fragment", HOOK.replace(".example/", ".example/#x") + "}\n", [("E013", 4, 27, "Write it without #")]),
+    ("a hurried grace", SEARCH + "grace: 10s}}\n", [("E013", 4, 61, "Write 4m")]),
+    ("two ways to say who asks", SEARCH + "basic: {user: u, password: p4ssw0rd}, sign: {}}}\n", [("E013", 4, 61, "Write one of them")]),
+    ("verifying with nothing", SEARCH + "late_upsert: verify}}\n", [("E013", 4, 67, "Write verify:")]),
+    ("a hash without its key", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: hash}}}}\n", [("E013", 3, 31, "Write mask_key:")]),
     ("a way to mask", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: rot13}}}}\n", [("E012", 3, 41, "drop")]),
     ("raw beside a mask", TOP + "sinks: {x: {type: stdout, raw: true, exclude: {a.b: [c]}}}\n", [("E038", 3, 32, "what is masked")]),
     ("raw events beside a mask", HOOK + "format: raw, exclude: {a.b: [c]}}\n", [("E038", 5, 13, "what is masked")]),
