@@ -10,6 +10,7 @@ E008 a variable written wrongly         E018 a row model cannot be used       E0
 E009 not built yet                      E020 an order that needs a key        E030 pieces that stay behind
 E010 unknown key                        E021 a sink that needs a key          E038 raw beside masked columns
 E011 missing key                        E022 two sinks write one place        E039 a mask of a key column
+                                        E043 a file that is not there
 
 Where not every shard is seen (Lambda):
 E456 pieces that others cannot see      E458 a sink that needs order          E460 a start of its own
