@@ -74,8 +74,8 @@ def _stores(config: Config, findings: Findings) -> None:
             )
         paths.setdefault(real, block)
     letters, pieces = config.dead_letters, config.fragments
-    on_s3 = isinstance(letters, S3DeadLetters) and isinstance(pieces, S3Fragments)
-    if on_s3 and (letters.bucket, letters.prefix) == (pieces.bucket, pieces.prefix):
+    places = [(store.bucket, store.prefix) for store in (letters, pieces) if isinstance(store, (S3DeadLetters, S3Fragments))]
+    if len(set(places)) < len(places):
         what, why = "fragments and dead_letters have one place", "each keeps its own format"
         findings.at("E025", ("fragments", "prefix"), what, why=why, fix="Give each its own prefix")
     if config.state.type == "dynamodb" and config.fragments.type == "sqlite":
