@@ -37,11 +37,15 @@ class Finding(ConfigError):
         super().__init__(what, where=f"{file}:{place.line}:{place.column}", why=why, run=f"dsqlcdc config lint {file}", code=code)
 
     def __str__(self) -> str:
+        return f"{self.told()} Run: {self.run}"
+
+    def told(self) -> str:
+        """Without the command that finds it, for that command."""
         text = f"DSQLCDC-{self.code} {self.what}, {self.where}"
         text += f": {self.why.rstrip('.')}." if self.why else "."
         if self.fix:
             text += f" {self.fix.rstrip('.?')}{'?' if self.fix.endswith('?') else '.'}"
-        return f"{text} Run: {self.run}"
+        return text
 
     def as_json(self) -> dict[str, Any]:
         return {**super().as_json(), "file": self.file, "line": self.line, "column": self.column, "key": self.key, "fix": self.fix}
