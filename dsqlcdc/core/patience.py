@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from dsqlcdc.core.backoff import Backoff
 from dsqlcdc.errors import Stopped, Unavailable
-from dsqlcdc.units import format_duration
 
 log = logging.getLogger("dsqlcdc.patience")
 
@@ -55,7 +54,7 @@ class Patience:
         failing = asyncio.get_running_loop().time() - since
         cut = within(pause, failing, self._deadline)
         if cut is None:
-            why = f"not reached for {format_duration(round(failing, 1))}, all that --deadline allows"
+            why = f"not reached for {failing:.{0 if failing >= 10 else 1}f} s, all that --deadline allows"
             raise Stopped(
                 error.what,
                 where=error.where,

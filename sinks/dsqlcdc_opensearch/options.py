@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, WithJsonSchema, field_validator, model_validator
 from yarl import URL
 
-from dsqlcdc.options import Duration, Size, StrictOptions, duration, size
+from dsqlcdc.options import Duration, InputFile, Size, StrictOptions, duration, size
 from dsqlcdc.units import format_duration
 from dsqlcdc_opensearch.mapping import ByteaWord, JsonWord
 
@@ -71,9 +71,9 @@ class Sign(StrictOptions):
 class Tls(StrictOptions):
     """Certificates, as files in PEM; relative paths are relative to the config."""
 
-    ca: Path | None = Field(default=None, description="who signs the cluster's certificate; null: whom the system trusts")
-    certificate: Path | None = Field(default=None, description="the client certificate, with its chain")
-    key: Path | None = Field(default=None, description="the client certificate's key, not encrypted; null: in the same file")
+    ca: InputFile | None = Field(default=None, description="who signs the cluster's certificate; null: whom the system trusts")
+    certificate: InputFile | None = Field(default=None, description="the client certificate, with its chain")
+    key: InputFile | None = Field(default=None, description="the client certificate's key, not encrypted; null: in the same file")
 
     @model_validator(mode="after")
     def _pair(self) -> Self:
@@ -132,7 +132,7 @@ class Options(StrictOptions):
     basic: Basic | None = None
     sign: Sign | None = None
     tls: Tls = Tls()
-    mappings: dict[Glob, Path] = Field(
+    mappings: dict[Glob, InputFile] = Field(
         default_factory=dict, description="by table pattern, a JSON file with the `properties` of the index's mapping; the first match wins"
     )
     settings: IndexSettings = IndexSettings()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, WithJsonSchema, field_validator, model_validator
 from yarl import URL
 
-from dsqlcdc.options import Duration, Size, StrictOptions, duration, size
+from dsqlcdc.options import Duration, InputFile, Size, StrictOptions, duration, size
 from dsqlcdc_webhook.addresses import Network, literal, refusal
 from dsqlcdc_webhook.parcel import Format
 from dsqlcdc_webhook.sign import secret_key
@@ -36,9 +35,9 @@ Cidr = Annotated[str, AfterValidator(_network), WithJsonSchema({"type": "string"
 class Tls(StrictOptions):
     """Certificates, as files in PEM; relative paths are relative to the config."""
 
-    ca: Path | None = Field(default=None, description="who signs the receiver's certificate; null: whom the system trusts")
-    certificate: Path | None = Field(default=None, description="the client certificate, with its chain")
-    key: Path | None = Field(default=None, description="the client certificate's key, not encrypted; null: in the same file")
+    ca: InputFile | None = Field(default=None, description="who signs the receiver's certificate; null: whom the system trusts")
+    certificate: InputFile | None = Field(default=None, description="the client certificate, with its chain")
+    key: InputFile | None = Field(default=None, description="the client certificate's key, not encrypted; null: in the same file")
 
     @model_validator(mode="after")
     def _pair(self) -> Self:

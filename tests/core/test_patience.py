@@ -61,7 +61,7 @@ def test_a_deadline_counts_unbroken_failure_and_says_the_last_reason() -> None:
     assert error.what == "the store cannot be reached"
     assert f"reason {len(times) - 1}" in error.why
     assert times[-1] == 60.0
-    assert "not reached for 1m, all that --deadline allows" in error.why
+    assert "not reached for 60 s, all that --deadline allows" in error.why
     assert error.run == "dsqlcdc doctor CONFIG"
 
 
