@@ -5,11 +5,13 @@
         roll_bytes: Size = size("64MiB", least="1MiB")
         timeout: Duration = duration("30s")
 
-A sink class that names its model `Options` and its factory a classmethod has its options in `dsqlcdc config schema`.
+A model's own validator begins its text with the key it is about, and may end it with `: write …`: a finding is then placed at that key,
+with that fix. A sink class that names its model `Options` and its factory a classmethod has its options in `dsqlcdc config schema`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -17,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from dsqlcdc.units import parse_duration, parse_size
 
-__all__ = ["Duration", "Size", "StrictOptions", "duration", "size", "unit_of"]
+__all__ = ["Duration", "InputFile", "Size", "StrictOptions", "duration", "is_read", "size", "unit_of"]
 
 
 class StrictOptions(BaseModel):
@@ -47,6 +49,17 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h)\s*$", "examples": ["30s"]}),
 ]
 """Seconds, written `30s`."""
+
+
+_READ = "read"
+InputFile = Annotated[Path, _READ]
+"""A file that is read, relative to the config: `config lint` finds it missing. (What is written to is a plain Path.)"""
+
+
+def is_read(field: FieldInfo) -> bool:
+    """Is a field of a model an InputFile, or one of several, or optional?"""
+    parts = [part for one in get_args(field.annotation) for part in getattr(one, "__metadata__", ())]
+    return _READ in (*field.metadata, *parts)
 
 
 def unit_of(field: FieldInfo) -> Literal["size", "duration"] | None:

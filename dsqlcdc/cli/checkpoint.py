@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsqlcdc.cli.output import columns, emit, emit_json, moment, say
+from dsqlcdc.cli.output import columns, counted, emit, emit_json, moment, say
 from dsqlcdc.cli.selection import asked, since_of
 from dsqlcdc.cli.shape import AsJson, ConfigFile, Yes, group
 from dsqlcdc.errors import ConfigError
@@ -149,7 +149,10 @@ async def _reset(
             gaps = [skipped(name, move, time.time()) for move in planned if move.effect == "skips"]
             await store.reset(name, marks, gaps=gaps, forget=forget)
             done = True
-            say(f"The checkpoint of {sink} was reset." + (f" {len(gaps)} gaps recorded. Run: dsqlcdc gaps {config.path}" if gaps else ""))
+            say(
+                f"The checkpoint of {sink} was reset."
+                + (f" {counted(len(gaps), 'gap')} recorded. Run: dsqlcdc gaps {config.path}" if gaps else "")
+            )
         if as_json:
             body = [_move(move) for move in planned]
             emit_json({"sink": sink, "stream": name.stream, "shards": body, "forget": forget, "reset": done})

@@ -27,7 +27,7 @@ def lint(
         emit_json({"ok": not findings, "file": str(config), "findings": [finding.as_json() for finding in findings]})
     else:
         for finding in findings:
-            emit(str(finding))
+            emit(finding.told())
         count = f"{len(findings)} mistake{'s' if len(findings) > 1 else ''}" if findings else "no mistakes"
         say(f"{config}: {count}.")
     raise typer.Exit(2 if findings else 0)

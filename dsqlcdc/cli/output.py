@@ -97,6 +97,11 @@ def columns(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequen
     return "\n".join(texts)
 
 
+def counted(count: int, what: str) -> str:
+    """`1 gap`, `2 gaps`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """The text with its control characters spelt out: data of strangers does nothing to a terminal."""
     return (

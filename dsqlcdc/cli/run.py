@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dsqlcdc.cli.output import emit_json, say
+from dsqlcdc.cli.output import counted, emit_json, say
 from dsqlcdc.cli.shape import AsJson, ConfigFile, application
 
 if TYPE_CHECKING:
@@ -94,6 +94,6 @@ def _tell(result: Result, config: str, as_json: bool) -> None:
     for sink, fault in result.faults.items():
         say(f"{sink}: {fault}")
     if result.gaps:
-        say(f"{result.gaps} unacknowledged gaps: changes may have been lost. Run: dsqlcdc gaps {config}")
-    if result.exit_code == 4:
+        say(f"{counted(result.gaps, 'unacknowledged gap')}: changes may have been lost. Run: dsqlcdc gaps {config}")
+    if any(status.settled["dead"] or status.letters for status in result.statuses):
         say(f"dead letters were written. Run: dsqlcdc dead list {config}")

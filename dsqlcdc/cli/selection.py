@@ -30,10 +30,12 @@ class Filter:
         self.sink, self.table, self.code = sink, table, code
         self.since = since_of(since, "dead list") if since else 0.0
         self._met: dict[str, int] = {}
+        self._sinks: set[str] = set()
 
     def __call__(self, letter: DeadLetter) -> bool:
         from fnmatch import fnmatchcase
 
+        self._sinks.add(letter.sink or "-")
         self._met[letter.code] = self._met.get(letter.code, 0) + 1
         return (
             (not self.sink or letter.sink == ("" if self.sink == "-" else self.sink))
@@ -46,6 +48,8 @@ class Filter:
         """What to say where no letter was let through."""
         if not self._met:
             return "No dead letters."
+        if self.sink and self.sink not in self._sinks:
+            return f"No dead letter is of the sink {self.sink!r}. The sinks that have some: {', '.join(sorted(self._sinks))}."
         if self.code and self.code not in self._met:
             return f"No dead letter has the code {self.code!r}. The codes there are: {', '.join(sorted(self._met))}."
         count = sum(self._met.values())

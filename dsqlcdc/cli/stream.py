@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsqlcdc.cli.output import columns, emit, emit_json, moment, say
+from dsqlcdc.cli.output import columns, counted, emit, emit_json, moment, say
 from dsqlcdc.cli.selection import asked
 from dsqlcdc.cli.shape import AsJson, ConfigFile, Yes, group
 from dsqlcdc.cli.stream_watch import watch
@@ -151,7 +151,7 @@ async def _plan(config: Config, deadline: float, as_json: bool) -> int:
     else:
         emit(_table(found))
         _notes(found)
-        say(f"{len(found.changes)} changes. Run: dsqlcdc stream apply {config.path}" if found.changes else "Nothing to do.")
+        say(f"{counted(len(found.changes), 'change')}. Run: dsqlcdc stream apply {config.path}" if found.changes else "Nothing to do.")
         if found.obstacle is not None:
             say(str(found.obstacle))
     return 1 if found.obstacle is not None else 0

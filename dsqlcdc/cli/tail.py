@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dsqlcdc.cli.output import emit, flush, moment, printable, say
+from dsqlcdc.cli.output import counted, emit, flush, moment, printable, say
 from dsqlcdc.cli.selection import number_of, since_of
 from dsqlcdc.cli.shape import AsJson, ConfigFile, application
 
@@ -152,9 +152,9 @@ class Reading:
 
     def sum_up(self) -> None:
         """What there was, to stderr."""
-        texts = [f"{self.shown} changes"]
+        texts = [f"{counted(self.shown, 'change')}"]
         if self.bad:
-            texts.append(f"{self.bad} bad records")
+            texts.append(f"{counted(self.bad, 'bad record')}")
         if self.pieces:
-            texts.append(f"{self.pieces} records of oversized rows")
+            texts.append(f"{counted(self.pieces, 'record')} of oversized rows")
         say(", ".join(texts) + ".")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Sequence, Sized
+from typing import Any, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from dsqlcdc.config.findings import Findings, nearest
 from dsqlcdc.config.models import NAME
 from dsqlcdc.config.tree import Path
-from dsqlcdc.units import format_size
+from dsqlcdc.options import unit_of
+from dsqlcdc.units import format_duration, format_size
 
 _KINDS = {
     "string_type": ("a string is expected", "Put quotes around it"),
@@ -42,11 +44,16 @@ def explain(
     errors: Sequence[ErrorDetails], findings: Findings, model: type[BaseModel] | None, base: Path = (), also: Sequence[str] = ()
 ) -> None:
     """Report each error of a validation whose data stands at `base`. `also`: further keys that are known there."""
-    for error in errors:
-        if error["type"] == "too_short" and error["input"]:
-            continue  # pydantic counts what was left when bad items were out, and each of those has its own finding
+    # each bad item has its own finding; where nothing else is wrong everything is told, for a refusal is never without a finding
+    for error in [error for error in errors if not _echo(error)] or errors:
         path = (*base, *error["loc"])
         _explain(error, findings, path, _keys(model, error["loc"][:-1]) + (tuple(also) if len(error["loc"]) == 1 else ()), model)
+
+
+def _echo(error: ErrorDetails) -> bool:
+    """Is this list too short only because pydantic counts what was left when bad items were out?"""
+    given, least = error["input"], error.get("ctx", {}).get("min_length", 1)
+    return error["type"] == "too_short" and isinstance(given, (list, tuple, dict)) and len(cast("Sized", given)) >= least
 
 
 def _explain(error: ErrorDetails, findings: Findings, path: Path, keys: tuple[str, ...], model: type[BaseModel] | None) -> None:
@@ -63,11 +70,14 @@ def _explain(error: ErrorDetails, findings: Findings, path: Path, keys: tuple[st
         case "literal_error" | "enum" | "union_tag_invalid":
             _choice(error, findings, path)
         case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than":
-            _bound(kind, context, findings, path)
+            _bound(error, findings, path, model)
         case "string_pattern_mismatch":
             findings.at("E013", path, f"a wrong value for {name!r}", why=_pattern(name, str(context.get("pattern", ""))))
         case "value_error":
-            _value(error, findings, path)
+            _value(error, findings, path, model)
+        case "too_short" | "string_too_short" if isinstance(error["input"], (str, SecretStr)) and context.get("min_length", 1) > 1:
+            least = context["min_length"]
+            findings.at("E013", path, f"a wrong value for {name!r}", why="it is too short", fix=f"Write at least {least} characters")
         case "too_short":
             fix = "Name at least one" if _required(model, error["loc"]) else "Name at least one, or leave the key out"
             example = ", as in lake: {type: s3, bucket: NAME}" if path == ("sinks",) else ""
@@ -103,15 +113,27 @@ def _choice(error: ErrorDetails, findings: Findings, path: Path) -> None:
     findings.at("E012", path, f"{shown} not a choice of {at!r}", why=f"choices: {', '.join(words)}", fix=nearest(given, words))
 
 
-def _bound(kind: str, context: dict[str, Any], findings: Findings, path: Path) -> None:
-    word, symbol = _BOUNDS[kind]
-    limit = context[symbol]
-    text = format_size(limit) if isinstance(limit, int) and limit >= 1024 else str(limit)
-    findings.at("E013", path, f"{str(path[-1])!r} is out of bounds", why=f"it must be {word} {text}")
+def _bound(error: ErrorDetails, findings: Findings, path: Path, model: type[BaseModel] | None) -> None:
+    word, symbol = _BOUNDS[error["type"]]
+    limit = error.get("ctx", {})[symbol]
+    field = _field(model, error["loc"])
+    match unit_of(field) if field is not None else None:
+        case "size":
+            text = format_size(limit)
+        case "duration":
+            text = format_duration(limit)
+        case _:
+            text = f"{limit:g}" if isinstance(limit, float) else str(limit)
+    name = _name(path)
+    fix = f"Write {name}: {text}" if symbol in ("ge", "le") else f"Write {word} {text}"
+    findings.at("E013", path, f"{name!r} is out of bounds", why=f"it must be {word} {text}", fix=fix)
 
 
-def _value(error: ErrorDetails, findings: Findings, path: Path) -> None:
+def _value(error: ErrorDetails, findings: Findings, path: Path, model: type[BaseModel] | None) -> None:
     text = str(error.get("ctx", {}).get("error", error["msg"]))
+    subject = re.match(r"[a-z_]+", text)
+    if subject is not None and subject[0] in _keys(model, error["loc"]) and _whole(model, error["loc"]):
+        path = (*path, subject[0])  # what a block's own validator says begins with the key it is about
     is_key = bool(path) and path[-1] == "[key]"
     at = path[:-1] if is_key else path
     name = _name(at)
@@ -131,6 +153,20 @@ def _pattern(name: str, pattern: str) -> str:
     return {"region": "a Region such as us-east-1 is expected", "model": "module:Class is expected, such as shop.models:Order"}.get(
         name, f"it must match {pattern}"
     )
+
+
+def _whole(model: type[BaseModel] | None, path: Sequence[str | int]) -> bool:
+    """Does the path lead to a block, not to a value in one?"""
+    field = _field(model, path)
+    return field is None or bool(_models(field.annotation))
+
+
+def _field(model: type[BaseModel] | None, path: Sequence[str | int]) -> FieldInfo | None:
+    """The field that the path leads to, if it is one."""
+    here: Any = model
+    for part in path[:-1]:
+        here = _step(here, part)
+    return next((one.model_fields[str(path[-1])] for one in _models(here) if path[-1] in one.model_fields), None) if path else None
 
 
 def _keys(model: type[BaseModel] | None, path: Sequence[str | int]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ E008 a variable written wrongly         E018 a row model cannot be used       E0
 E009 not built yet                      E020 an order that needs a key        E030 pieces that stay behind
 E010 unknown key                        E021 a sink that needs a key          E038 raw beside masked columns
 E011 missing key                        E022 two sinks write one place        E039 a mask of a key column
+                                        E043 a file that is not there
 
 Where not every shard is seen (Lambda):
 E456 pieces that others cannot see      E458 a sink that needs order          E460 a start of its own
@@ -36,11 +37,15 @@ class Finding(ConfigError):
         super().__init__(what, where=f"{file}:{place.line}:{place.column}", why=why, run=f"dsqlcdc config lint {file}", code=code)
 
     def __str__(self) -> str:
+        return f"{self.told()} Run: {self.run}"
+
+    def told(self) -> str:
+        """Without the command that finds it, for that command."""
         text = f"DSQLCDC-{self.code} {self.what}, {self.where}"
         text += f": {self.why.rstrip('.')}." if self.why else "."
         if self.fix:
             text += f" {self.fix.rstrip('.?')}{'?' if self.fix.endswith('?') else '.'}"
-        return f"{text} Run: {self.run}"
+        return text
 
     def as_json(self) -> dict[str, Any]:
         return {**super().as_json(), "file": self.file, "line": self.line, "column": self.column, "key": self.key, "fix": self.fix}

@@ -168,7 +168,7 @@ class SinkCommon(Block):
     @model_validator(mode="after")
     def _hashes_have_a_key(self) -> Self:
         if self.mask_key is None and any("hash" in columns.values() for columns in self.mask.values()):
-            raise ValueError("mask: hash needs mask_key, a secret of 16 characters or more: without one hashes are guessed")
+            raise ValueError("mask: without a secret of 16 characters or more hashes are guessed: write mask_key: '${VARIABLE}' beside it")
         return self
 
 

@@ -13,12 +13,13 @@ import msgspec
 from pydantic import ValidationError
 
 from dsqlcdc.config.explain import explain
+from dsqlcdc.config.files import check_files
 from dsqlcdc.config.findings import Finding, Findings
 from dsqlcdc.config.models import Aws, File, MaskWord, SinkCommon
 from dsqlcdc.config.partial import check_partial
 from dsqlcdc.config.resolved import Config, SinkConfig
 from dsqlcdc.config.show import secrets_of
-from dsqlcdc.config.sound import check_sound, lake_place
+from dsqlcdc.config.sound import Places, check_sound, index_place, lake_place
 from dsqlcdc.config.tree import Place, parse
 from dsqlcdc.config.unbuilt import refuse_unbuilt
 from dsqlcdc.config.variables import Variables
@@ -142,14 +143,14 @@ def _validate(data: dict[str, Any], directory: Path, findings: Findings) -> tupl
         return None, options
 
 
-_Sinks = tuple[dict[str, type[Sink] | None], dict[str, str], dict[str, tuple[str, str]], dict[str, Sink]]
+_Sinks = tuple[dict[str, type[Sink] | None], dict[str, str], Places, dict[str, Sink]]
 
 
 def _sinks(data: dict[str, Any], options: dict[str, dict[str, Any]], context: Context, findings: Findings) -> _Sinks:
-    """Make every sink once, which does no I/O, to have its options checked. Answers with classes, default orders, s3 places, and the sinks."""
+    """Make every sink once, which does no I/O, to have its options checked. Answers with classes, default orders, places, sinks."""
     classes: dict[str, type[Sink] | None] = {}
     orders: dict[str, str] = {}
-    places: dict[str, tuple[str, str]] = {}
+    places = Places()
     made: dict[str, Sink] = {}
     for name, own in options.items():
         kind = data["sinks"][name].get("type")
@@ -167,8 +168,13 @@ def _sinks(data: dict[str, Any], options: dict[str, dict[str, Any]], context: Co
         told = msgspec.structs.replace(context, sink=name)
         try:
             made[name] = factory(own, told)
-            if kind == "s3" and model is not None and (place := lake_place(model.model_validate(own))):
-                places[name] = place
+            if model is not None:
+                valid = model.model_validate(own)
+                check_files(valid, Path(context.directory), ("sinks", name), findings)
+                if kind == "s3" and (place := lake_place(valid)):
+                    places.lakes[name] = place
+                if kind == "opensearch" and (indexes := index_place(valid)):
+                    places.indexes[name] = indexes
         except ValidationError as error:
             explain(error.errors(include_url=False), findings, model, ("sinks", name), _COMMON)
         except ConfigError as error:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from dsqlcdc.config.findings import Findings
+from dsqlcdc.config.findings import Findings, nearest
 from dsqlcdc.config.models import ARN, S3DeadLetters, S3Fragments
 from dsqlcdc.config.resolved import Config, SinkConfig
 from dsqlcdc.contract import Sink
@@ -16,10 +17,16 @@ from dsqlcdc.units import format_duration
 _THROWAWAY = ("drop", "stdout")
 
 
-def check_sound(
-    config: Config, classes: Mapping[str, type[Sink] | None], places: Mapping[str, tuple[str, str]], findings: Findings
-) -> None:
-    """Report what is unsound. `classes`: each sink's class, if known; `places`: bucket and prefix of each s3 sink."""
+@dataclass(frozen=True)
+class Places:
+    """Where sinks write, by their names. `lakes`: bucket and prefix of each s3 sink; `indexes`: nodes and prefix of each opensearch sink."""
+
+    lakes: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    indexes: dict[str, tuple[frozenset[str], str]] = field(default_factory=dict[str, tuple[frozenset[str], str]])
+
+
+def check_sound(config: Config, classes: Mapping[str, type[Sink] | None], places: Places, findings: Findings) -> None:
+    """Report what is unsound. `classes`: each sink's class, if known."""
     _times(config, findings)
     _stores(config, findings)
     _patterns(config, findings)
@@ -28,9 +35,11 @@ def check_sound(
         _keys(config, sink, classes.get(name), findings)
         _memory(config, sink, findings)
         _masks(config, sink, findings)
-    _lakes(places, findings)
-    _letters(config, places, findings)
-    _claims(config, places, findings)
+        _idle_masks(sink, findings)
+    _lakes(places.lakes, findings)
+    _indexes(places.indexes, findings)
+    _letters(config, places.lakes, findings)
+    _claims(config, places.lakes, findings)
     _region(config, findings)
     _stream(config, findings)
 
@@ -64,6 +73,11 @@ def _stores(config: Config, findings: Findings) -> None:
                 fix="Give each its own",
             )
         paths.setdefault(real, block)
+    letters, pieces = config.dead_letters, config.fragments
+    places = [(store.bucket, store.prefix) for store in (letters, pieces) if isinstance(store, (S3DeadLetters, S3Fragments))]
+    if len(set(places)) < len(places):
+        what, why = "fragments and dead_letters have one place", "each keeps its own format"
+        findings.at("E025", ("fragments", "prefix"), what, why=why, fix="Give each its own prefix")
     if config.state.type == "dynamodb" and config.fragments.type == "sqlite":
         why = "another machine would go on behind records whose pieces wait here only, and their rows would be lost with this one"
         fix = "Write fragments: {type: s3, bucket: …}; or {type: memory}, which holds the checkpoint back while pieces wait"
@@ -126,6 +140,25 @@ def _masks(config: Config, sink: SinkConfig, findings: Findings) -> None:
                 return
 
 
+def _idle_masks(sink: SinkConfig, findings: Findings) -> None:
+    for pattern in sink.masks if sink.tables is not None else ():
+        if not any(_may_meet(pattern, tables) for tables in sink.tables or ()):
+            path = ("sinks", sink.name, "mask", pattern)
+            if path not in findings.tree.values:
+                path = ("sinks", sink.name, "exclude", pattern)
+            why = f"the sink takes {', '.join(sink.tables or ())} only, so nothing would be hidden by it"
+            fix = nearest(pattern, sink.tables or ()) or "Write one of the sink's tables"
+            findings.at("E026", path, f"the pattern {pattern!r} never matches", why=why, fix=fix, key=True)
+
+
+def _may_meet(one: str, two: str) -> bool:
+    """May some table match both patterns? Of two that are no plain names it is taken for granted."""
+    wild = set("*?[")
+    if wild & set(one) and wild & set(two):
+        return True
+    return fnmatchcase(one, two) or fnmatchcase(two, one)
+
+
 def _lakes(places: Mapping[str, tuple[str, str]], findings: Findings) -> None:
     seen: dict[tuple[str, str], str] = {}
     for name, place in places.items():
@@ -143,13 +176,24 @@ def _lakes(places: Mapping[str, tuple[str, str]], findings: Findings) -> None:
         seen.setdefault(place, name)
 
 
+def _indexes(places: Mapping[str, tuple[frozenset[str], str]], findings: Findings) -> None:
+    seen: dict[str, tuple[frozenset[str], str]] = {}
+    for name, (nodes, prefix) in places.items():
+        other = next((n for n, (theirs, taken) in seen.items() if prefix == taken and nodes & theirs), None)
+        if other is not None:
+            why = f"sink {other!r} keeps indexes of the same names there, and each would judge by the other's documents"
+            what, fix = f"sink {name!r} writes to a place that is taken", "Give it an index_prefix of its own"
+            findings.at("E022", ("sinks", name), what, why=why, fix=fix, key=True)
+        seen[name] = (nodes, prefix)
+
+
 def _letters(config: Config, places: Mapping[str, tuple[str, str]], findings: Findings) -> None:
     letters, pieces = config.dead_letters, config.fragments
     for block, store, what in (("dead_letters", letters, "dead letters"), ("fragments", pieces, "fragments")):
         if not isinstance(store, (S3DeadLetters, S3Fragments)):
             continue
         for name, (bucket, prefix) in places.items():
-            if bucket == store.bucket and store.prefix.startswith((f"{prefix}data/", f"{prefix}manifests/")):
+            if bucket == store.bucket and _inside(store.prefix, prefix):
                 why = f"sink {name!r} writes there, and readers of the lake would take them for rows"
                 findings.at("E022", (block, "prefix"), f"{what} inside a lake", why=why, fix="Give them a prefix of their own")
 
@@ -161,7 +205,7 @@ def _claims(config: Config, places: Mapping[str, tuple[str, str]], findings: Fin
             continue
         given: dict[str, Any] = check  # pyright: ignore[reportUnknownVariableType]
         for name, (bucket, prefix) in places.items():
-            if given.get("bucket") == bucket and str(given.get("prefix", "claims/")).startswith((f"{prefix}data/", f"{prefix}manifests/")):
+            if given.get("bucket") == bucket and _inside(str(given.get("prefix", "claims/")), prefix):
                 why = f"sink {name!r} writes there, and readers of the lake would take claims for rows"
                 path = ("sinks", sink.name, "claim_check")
                 findings.at("E022", path, "claims inside a lake", why=why, fix="Give them a prefix of their own", key=True)
@@ -171,7 +215,12 @@ def _overlap(one: tuple[str, str], two: tuple[str, str]) -> bool:
     if one[0] != two[0]:
         return False
     short, long = sorted((one[1], two[1]), key=len)
-    return short == long or long.startswith((f"{short}data/", f"{short}manifests/"))
+    return _inside(long, short)
+
+
+def _inside(prefix: str, lake: str) -> bool:
+    """Is what begins with `prefix` among what a lake with the prefix `lake` writes?"""
+    return prefix == lake or prefix.startswith((f"{lake}data/", f"{lake}manifests/"))
 
 
 def _region(config: Config, findings: Findings) -> None:
@@ -202,3 +251,12 @@ def lake_place(options: Any) -> tuple[str, str] | None:
     """Bucket and prefix of validated options, if they have both."""
     bucket, prefix = getattr(options, "bucket", None), getattr(options, "prefix", "")
     return (bucket, prefix) if isinstance(bucket, str) and isinstance(prefix, str) else None
+
+
+def index_place(options: Any) -> tuple[frozenset[str], str] | None:
+    """Nodes and index prefix of validated options, if they have both."""
+    urls, prefix = getattr(options, "url", None), getattr(options, "index_prefix", None)
+    if not isinstance(urls, tuple) or not isinstance(prefix, str):
+        return None
+    nodes: tuple[str, ...] = urls  # pyright: ignore[reportUnknownVariableType]
+    return frozenset(str(node).rstrip("/").lower() for node in nodes), prefix

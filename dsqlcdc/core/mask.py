@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import hmac
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Self
@@ -12,6 +13,8 @@ from typing import Literal, Self
 import msgspec
 
 from dsqlcdc.contract import Change, Known, Misconfigured, Resume, Setback, Sink, Table
+
+log = logging.getLogger("dsqlcdc.mask")
 
 How = Literal["drop", "fixed", "hash"]
 """drop: the column is gone. fixed: "***". hash: HMAC-SHA256 of the value in hex, so that equal values stay equal; null stays null."""
@@ -26,12 +29,14 @@ _text = msgspec.json.Decoder(str).decode
 class Masks:
     """Which columns of which tables, by glob over `schema.table`. All globs that match count; of two ways the one that shows less.
 
-    `key` is the secret of the hashes. `mask` is pure; it raises Misconfigured for a column of the primary key, which says which row it is.
+    `key` is the secret of the hashes. `mask` raises Misconfigured for a column of the primary key, which says which row it is. Of a table
+    whose first row has not all the columns that are to be hidden it warns, once: a misspelt one hides nothing.
     """
 
     def __init__(self, columns: Mapping[str, Mapping[str, How]], key: bytes, where: str) -> None:
         self._columns, self._key, self._where = columns, key, where
         self._known: dict[Table, Mapping[str, How]] = {}
+        self._seen: set[Table] = set()
 
     def mask(self, change: Change) -> Change:
         """The change as the sink may see it: nothing of the record as received, no typed row, where its table has masked columns."""
@@ -41,6 +46,8 @@ class Masks:
             how = self._known[table] = self._meet(table)
         if not how:
             return change
+        if change.image is not None and table not in self._seen:
+            self._first(table, change.image, how)
         return msgspec.structs.replace(
             change,
             image=None if change.image is None else self._image(change.image, how),
@@ -63,6 +70,12 @@ class Masks:
                 "a column of the key cannot be masked", where=self._where, why=why, run="dsqlcdc config lint CONFIG", code="E150"
             )
         return found
+
+    def _first(self, table: Table, image: msgspec.Raw, how: Mapping[str, How]) -> None:
+        self._seen.add(table)
+        if missing := sorted(set(how) - set(_decode(image))):
+            what = "%s: no column %s in the first row of %s: nothing of it is masked or excluded there. Is it spelt so? Run: dsqlcdc tail CONFIG"
+            log.warning(what, self._where, ", ".join(missing), table)
 
     def _image(self, image: msgspec.Raw, how: Mapping[str, How]) -> msgspec.Raw:
         row = _decode(image)

@@ -12,6 +12,9 @@ from dsqlcdc.errors import Stopped, Unavailable
 
 log = logging.getLogger("dsqlcdc.patience")
 
+_OVER = 0.001
+"""Seconds: a loop's clock may wake a sleeper so much early."""
+
 T = TypeVar("T")
 
 
@@ -43,22 +46,34 @@ class Patience:
                 attempt += 1
 
     async def wait(self, error: Unavailable, attempt: int, since: float) -> None:
-        """Wait before the next attempt (counted from 0), failing since `since` (loop time). Raises Stopped when the deadline is over."""
+        """Wait before the next attempt (counted from 0), failing since `since` (loop time). A pause ends with the deadline at the latest,
+        so that the last attempt is made then. Raises Stopped when it is over."""
         if self._noticed is not None:
             self._noticed(error.code)
         pause = max(self._backoff.delay(attempt, self._random), error.after or 0.0)
-        now = asyncio.get_running_loop().time()
-        if self._deadline is not None and now + pause - since > self._deadline:
+        failing = asyncio.get_running_loop().time() - since
+        cut = within(pause, failing, self._deadline)
+        if cut is None:
+            why = f"not reached for {failing:.{0 if failing >= 10 else 1}f} s, all that --deadline allows"
             raise Stopped(
                 error.what,
                 where=error.where,
-                why=f"not reached for {now - since:.0f} s, longer than --deadline allows; the last reason: {error.why or error.what}",
-                run=error.run,
+                why=f"{why}; the last reason: {error.why or error.what}",
+                run=error.run or "dsqlcdc doctor CONFIG",
                 code="E125",
             ) from error
+        pause = cut
         if attempt in (0, 5) or attempt % 20 == 19:
             log.warning("%s (attempt %d, next in %.1f s)", error, attempt + 1, pause)
         await asyncio.sleep(pause)
+
+
+def within(pause: float, failing: float, deadline: float | None) -> float | None:
+    """The pause as far as the deadline allows it after `failing` seconds; None where the deadline is over. All in seconds."""
+    if deadline is None:
+        return pause
+    left = deadline - failing
+    return min(pause, left) if left > _OVER else None
 
 
 async def until(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:

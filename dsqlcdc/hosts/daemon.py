@@ -29,20 +29,22 @@ Watcher = Callable[[Assembly], AbstractAsyncContextManager[Any]]
 
 
 class Result(msgspec.Struct, frozen=True):
-    """How a run ended. `gaps`: unacknowledged ones of this pipeline, from this run or an earlier one. `faults` by sink ("" the source)."""
+    """How a run ended. `gaps`: unacknowledged ones of this pipeline, from this run or an earlier one. `faults` by sink ("" the source).
+    `once`: it was to end by itself."""
 
     statuses: Sequence[Status]
     faults: Mapping[str, Fault]
     gaps: int
+    once: bool = False
 
     @property
     def exit_code(self) -> int:
-        """The first that holds: 1 a sink or the source stopped; 3 an unacknowledged gap; 4 dead letters; 0."""
+        """The first that holds: 1 a sink or the source stopped; 3 an unacknowledged gap; 4 dead letters of a `once`; 0."""
         if any(not isinstance(fault, Lost) for fault in self.faults.values()):
             return 1
         if self.faults or self.gaps:
             return 3
-        return 4 if any(status.settled["dead"] or status.letters for status in self.statuses) else 0
+        return 4 if self.once and any(status.settled["dead"] or status.letters for status in self.statuses) else 0
 
     def summary(self) -> dict[str, Any]:
         """The last line of `run --once --json`. A sink that stopped has an `error` beside its counts."""
@@ -88,7 +90,7 @@ async def run(
         gaps = sum(not gap.acked for gap in await assembly.checkpoints.gaps(config.pipeline))
         statuses = [pipeline.status() for pipeline in assembly.pipelines]
         faults = {status.sink: fault for status, fault in zip(statuses, outcomes, strict=True) if fault is not None}
-        return Result(statuses, faults, gaps)
+        return Result(statuses, faults, gaps, once)
 
 
 async def _look_once(config: Config) -> None:

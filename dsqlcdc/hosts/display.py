@@ -149,7 +149,7 @@ def _troubles(status: Status, config: str) -> list[str]:
     if status.dead:
         said.append("dead: " + ", ".join(f"{code} {count_text(count)}" for code, count in sorted(status.dead.items())))
     if status.gaps:
-        said.append(f"{status.gaps} gaps: changes may be lost. Run: dsqlcdc gaps {config}")
+        said.append(f"{status.gaps} gap{'' if status.gaps == 1 else 's'}: changes may be lost. Run: dsqlcdc gaps {config}")
     return said
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from dsqlcdc.aws import EXPIRED, Aws
 from dsqlcdc.core.backoff import Backoff
+from dsqlcdc.core.patience import within
 from dsqlcdc.errors import Misconfigured, Unavailable
 from dsqlcdc.sources.budget import Budget, ReadLimits
 from dsqlcdc.sources.cache import PageCache
@@ -207,9 +208,10 @@ class Feeds:
             except Unavailable as error:
                 wait = max(_RETRIES.delay(attempt, self.random), error.after or 0.0)
                 self.retried(error, attempt)
-                if deadline is not None and loop.time() + wait - began > deadline:
+                cut = within(wait, loop.time() - began, deadline)
+                if cut is None:
                     raise
-                await asyncio.sleep(wait)
+                await asyncio.sleep(cut)
                 attempt += 1
 
     def retried(self, error: Unavailable, attempt: int) -> None:

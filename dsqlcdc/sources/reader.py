@@ -6,6 +6,7 @@ import asyncio
 from typing import Protocol
 
 from dsqlcdc.core.backoff import Backoff
+from dsqlcdc.core.patience import within
 from dsqlcdc.core.ports import Gap
 from dsqlcdc.core.records import Mark, Page, Position, Record
 from dsqlcdc.errors import Unavailable
@@ -203,8 +204,9 @@ async def patiently(feed: Feed, cursor: Cursor, share: Share, feeds: Feeds, dead
             # an expired iterator is simply renewed; after throttling the shard's budget does the waiting
             free = isinstance(error, Throttled) or (isinstance(error, Expired) and attempt == 0)
             wait = 0.0 if free else max(_RETRIES.delay(attempt, feeds.random), error.after or 0.0)
-            if deadline is not None and loop.time() + wait - began > deadline:
+            cut = within(wait, loop.time() - began, deadline)
+            if cut is None:
                 raise
-            if wait:
-                await asyncio.sleep(wait)
+            if cut:
+                await asyncio.sleep(cut)
             attempt += 1

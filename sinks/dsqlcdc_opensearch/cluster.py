@@ -19,6 +19,11 @@ log = logging.getLogger("dsqlcdc.opensearch")
 UNTRUSTED_FOR = 600.0
 """Seconds that the certificate may be refused before the sink stops."""
 _encode = msgspec.json.encode
+_UNKNOWN = "it does not know who asks (basic or sign)"
+_NO_RIGHT = (
+    "who asks has no right to this. A domain wants es:ESHttp* in its access policy or the role's and, with fine-grained access control, a role "
+    "mapped to it; a collection wants aoss:APIAccessAll and a data access policy (docs/reference.md, OpenSearch: Access)"
+)
 
 
 class Cluster:
@@ -72,7 +77,9 @@ class Cluster:
                     after=max(BLOCKED_FOR, result.after or 0.0),
                 )
             case Meaning.DENIED:
-                return Misconfigured("OpenSearch refuses access", where=self.where, why=why, run="dsqlcdc config show CONFIG", code="E162")
+                why = f"{why}: {_UNKNOWN if status == 401 else _NO_RIGHT}"
+                run = "dsqlcdc doctor CONFIG, once it is allowed"
+                return Misconfigured("OpenSearch refuses access", where=self.where, why=why, run=run, code="E162")
             case Meaning.MISSING:
                 return Misconfigured(
                     "the index or its alias is gone",

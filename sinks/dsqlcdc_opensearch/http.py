@@ -32,7 +32,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class NoAnswer(Exception):
-    """No node answered; whether one did what was asked is not known. `untrusted`: its certificate is refused."""
+    """No node answered; whether one did what was asked is not known. `untrusted`: its certificate is refused, or it has none."""
 
     def __init__(self, why: str, *, untrusted: bool = False) -> None:
         super().__init__(why)
@@ -128,7 +128,8 @@ class HttpTransport:
             raise NoAnswer("no answer in time") from error
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             self._next(base)
-            raise NoAnswer(f"its certificate is refused: {_short(error)}", untrusted=True) from error
+            fault = "it does not speak TLS (is it http?)" if _plain(error) else "its certificate is refused"
+            raise NoAnswer(f"{fault}: {_short(error)}", untrusted=True) from error
         except aiohttp.ClientConnectorError as error:
             self._next(base)
             raise NoAnswer(_short(error)) from error
@@ -159,6 +160,12 @@ def _prepare(body: bytes, gzip: bool, hashed: bool) -> tuple[bytes, str]:
         packer = zlib.compressobj(1, zlib.DEFLATED, 31)
         body = packer.compress(body) + packer.flush()
     return body, hashlib.sha256(body).hexdigest() if hashed else ""
+
+
+def _plain(error: BaseException) -> bool:
+    """Was our TLS answered with something that is none?"""
+    inner = getattr(error, "os_error", error)
+    return isinstance(inner, ssl.SSLError) and inner.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 
 
 def _short(error: BaseException) -> str:

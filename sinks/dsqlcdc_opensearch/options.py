@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, WithJsonSchema, field_validator, model_validator
 from yarl import URL
 
-from dsqlcdc.options import Duration, Size, StrictOptions, duration, size
+from dsqlcdc.options import Duration, InputFile, Size, StrictOptions, duration, size
 from dsqlcdc.units import format_duration
 from dsqlcdc_opensearch.mapping import ByteaWord, JsonWord
 
@@ -26,12 +26,12 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 
 def _url(value: str) -> str:
     if not all("!" <= c <= "~" for c in value) or "\\" in value:
-        raise ValueError("url holds a character that a URL cannot")
+        raise ValueError("url holds a character that a URL cannot: write it percent-encoded")
     url = URL(value)
     if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError("url begins with https:// or http:// and names a host")
+        raise ValueError("url begins with https:// or http:// and names a host: write https://HOST:9200")
     if "@" in value.partition("://")[2].partition("/")[0] or url.query_string or url.fragment:
-        raise ValueError("url holds no user, password or query: give `basic: {user, password}`")
+        raise ValueError("url holds a user, password or query: write basic: {user: …, password: …} instead")
     return value
 
 
@@ -71,14 +71,14 @@ class Sign(StrictOptions):
 class Tls(StrictOptions):
     """Certificates, as files in PEM; relative paths are relative to the config."""
 
-    ca: Path | None = Field(default=None, description="who signs the cluster's certificate; null: whom the system trusts")
-    certificate: Path | None = Field(default=None, description="the client certificate, with its chain")
-    key: Path | None = Field(default=None, description="the client certificate's key, not encrypted; null: in the same file")
+    ca: InputFile | None = Field(default=None, description="who signs the cluster's certificate; null: whom the system trusts")
+    certificate: InputFile | None = Field(default=None, description="the client certificate, with its chain")
+    key: InputFile | None = Field(default=None, description="the client certificate's key, not encrypted; null: in the same file")
 
     @model_validator(mode="after")
     def _pair(self) -> Self:
         if self.key is not None and self.certificate is None:
-            raise ValueError("key needs certificate")
+            raise ValueError("key needs certificate: write certificate: FILE beside it")
         return self
 
 
@@ -132,7 +132,7 @@ class Options(StrictOptions):
     basic: Basic | None = None
     sign: Sign | None = None
     tls: Tls = Tls()
-    mappings: dict[Glob, Path] = Field(
+    mappings: dict[Glob, InputFile] = Field(
         default_factory=dict, description="by table pattern, a JSON file with the `properties` of the index's mapping; the first match wins"
     )
     settings: IndexSettings = IndexSettings()
@@ -149,7 +149,7 @@ class Options(StrictOptions):
     stream_retention: Duration = duration("168h", least="24h", description="of the Kinesis stream")
     retention: Duration | None = Field(default=None, description="of tombstones; null: the least, a week + stream_retention + a day")
     purge: Literal["leader", "off"] = Field(default="leader", description="off: another process runs it, or nobody and tombstones stay")
-    grace: Duration = duration("10m", least="3m", description="from moving the watermark to purging by it")
+    grace: Duration = duration("10m", description="from moving the watermark to purging by it; at least two minutes and twice `timeout`")
     bulk: BulkSize = BulkSize()
     gzip: bool = Field(default=True, description="requests above 4KiB are compressed")
     timeout: Duration = duration("60s", least="1s", description="of a whole request")
@@ -166,9 +166,13 @@ class Options(StrictOptions):
     @model_validator(mode="after")
     def _sound(self) -> Self:
         if self.basic is not None and self.sign is not None:
-            raise ValueError("basic and sign exclude each other: who asks is said once")
+            raise ValueError("basic and sign exclude each other: write one of them")
         if (self.verify is None) == (self.late_upsert == "verify"):
-            raise ValueError("late_upsert: verify and the block `verify` go together")
+            raise ValueError(
+                "late_upsert asks a cluster, which is not named: write verify: {endpoint: …}"
+                if self.verify is None
+                else "verify is asked only by late upserts: write late_upsert: verify"
+            )
         least = WEEK + self.stream_retention + DAY
         if self.tombstones_for < least:
             raise ValueError(f"retention is at least a week + stream_retention + a day: write {format_duration(least)}")
@@ -176,13 +180,15 @@ class Options(StrictOptions):
             raise ValueError(f"grace is at least two minutes and twice the timeout: write {format_duration(shortest)}")
         if self.profile == "serverless":
             if self.sign is None or self.sign.service == "es":
-                raise ValueError("a serverless collection takes signed requests only: write sign: {}, or sign: {service: aoss}")
+                raise ValueError(
+                    "sign is missing or for another service, and a serverless collection takes signed requests only: write sign: {service: aoss}"
+                )
             if self.settings.body:
-                raise ValueError("a serverless collection takes no settings of indexes: remove `settings`")
+                raise ValueError("settings of indexes are what a serverless collection does not take: write none")
         elif self.sign is not None and self.sign.service == "aoss":
-            raise ValueError("service aoss goes with profile: serverless")
+            raise ValueError("sign with service aoss goes with a collection: write profile: serverless")
         if self.secret_in_the_clear:
-            raise ValueError("a password goes over https only (or to this machine)")
+            raise ValueError("basic: a password goes over https only (or to this machine): write https://… in url")
         return self
 
     @property

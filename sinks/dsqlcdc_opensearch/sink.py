@@ -165,14 +165,19 @@ class OpenSearchSink(Sink):
 
     def _trust(self) -> ssl.SSLContext:
         directory, tls = Path(self._context.directory), self._options.tls
+        files = [tls.ca]
         try:
             trust = ssl.create_default_context(cafile=None if tls.ca is None else directory / tls.ca)
             if tls.certificate is not None:
+                files = [tls.certificate, tls.key]
                 key = None if tls.key is None else directory / tls.key
                 trust.load_cert_chain(directory / tls.certificate, key, password=lambda: b"")
         except (OSError, ValueError) as error:
             what, run = "a certificate of OpenSearch cannot be used", "dsqlcdc config lint CONFIG, once the file is right"
-            raise Misconfigured(what, where=self._where, why=str(error), run=run, code="E471") from error
+            named = [directory / file for file in files if file is not None]
+            faulty = [file for file in named if not file.is_file()] or named
+            why = f"{', '.join(map(str, faulty))}: {error}"
+            raise Misconfigured(what, where=self._where, why=why, run=run, code="E471") from error
         return trust
 
     def _read_mappings(self) -> Mapping[Path, Mapping[str, Any]]:

@@ -54,7 +54,7 @@ class Options(StrictOptions):
     def _encryption_agrees(self) -> Self:
         kms = self.sse is not None and self.sse.startswith("aws:kms")
         if self.kms_key_id is not None and not kms:
-            raise ValueError("kms_key_id needs sse: aws:kms (or aws:kms:dsse)")
+            raise ValueError("kms_key_id goes with KMS only: write sse: aws:kms (or aws:kms:dsse)")
         if self.bucket_key is not None and self.sse != "aws:kms":
-            raise ValueError("bucket_key needs sse: aws:kms")
+            raise ValueError("bucket_key goes with KMS only: write sse: aws:kms")
         return self

@@ -94,7 +94,8 @@ class Endpoint:
     def closed(self, status: int) -> None:
         """It answered 401, 403 or 410: nothing will go in until somebody mends it."""
         what = "the receiver is gone for good" if status == 410 else "the receiver refuses all requests"
-        run = "dsqlcdc run CONFIG, once it takes requests with these secrets and headers again; until then nothing is lost"
+        mended = "its url is changed" if status == 410 else "it takes requests with these secrets and headers again"
+        run = f"dsqlcdc run CONFIG, once {mended}; until then nothing is lost"
         self.stop = Misconfigured(what, where=self.where, why=f"it answered {status}", run=run, code="E145" if status == 410 else "E144")
 
     def unavailable(self, why: str, after: float) -> Unavailable:
@@ -112,5 +113,5 @@ def _now() -> float:
 
 def no_trust(where: str, why: str) -> Misconfigured:
     """A certificate is refused, the receiver's or ours."""
-    what, run = "there is no trust between this sink and the receiver", "dsqlcdc run CONFIG, once the certificates are right"
+    what, run = "there is no trust between this sink and the receiver", "dsqlcdc run CONFIG, once its url and the certificates are right"
     return Misconfigured(what, where=where, why=why, run=run, code="E143")

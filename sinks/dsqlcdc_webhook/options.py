@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, WithJsonSchema, field_validator, model_validator
 from yarl import URL
 
-from dsqlcdc.options import Duration, Size, StrictOptions, duration, size
+from dsqlcdc.options import Duration, InputFile, Size, StrictOptions, duration, size
 from dsqlcdc_webhook.addresses import Network, literal, refusal
 from dsqlcdc_webhook.parcel import Format
 from dsqlcdc_webhook.sign import secret_key
@@ -36,14 +35,14 @@ Cidr = Annotated[str, AfterValidator(_network), WithJsonSchema({"type": "string"
 class Tls(StrictOptions):
     """Certificates, as files in PEM; relative paths are relative to the config."""
 
-    ca: Path | None = Field(default=None, description="who signs the receiver's certificate; null: whom the system trusts")
-    certificate: Path | None = Field(default=None, description="the client certificate, with its chain")
-    key: Path | None = Field(default=None, description="the client certificate's key, not encrypted; null: in the same file")
+    ca: InputFile | None = Field(default=None, description="who signs the receiver's certificate; null: whom the system trusts")
+    certificate: InputFile | None = Field(default=None, description="the client certificate, with its chain")
+    key: InputFile | None = Field(default=None, description="the client certificate's key, not encrypted; null: in the same file")
 
     @model_validator(mode="after")
     def _pair(self) -> Self:
         if self.key is not None and self.certificate is None:
-            raise ValueError("key needs certificate")
+            raise ValueError("key needs certificate: write certificate: FILE beside it")
         return self
 
 
@@ -119,14 +118,22 @@ class Options(StrictOptions):
     def _url_fits(self) -> Self:
         text = self.url
         if not all("!" <= c <= "~" for c in text) or "\\" in text:
-            raise ValueError("url holds a character that a URL cannot; a host in another script is written as xn--…")
-        url = URL(text)
+            raise ValueError(
+                "url holds a character that a URL cannot; a host in another script is written as xn--…: write it percent-encoded"
+            )
+        try:
+            url = URL(text)
+            address = literal(url.host or "")
+        except ValueError as error:
+            raise ValueError(f"url cannot be read, {error}: write https://HOST/… with a name or a plain address") from None
         if url.scheme != "https" and not (url.scheme == "http" and self.allow_http):
-            raise ValueError("url begins with https:// (or http://, where allow_http is true)")
+            raise ValueError("url begins with another scheme, and http:// goes with allow_http only: write https://…")
         if "@" in text.partition("://")[2].partition("/")[0] or url.user is not None or url.password is not None:
-            raise ValueError("url holds no user or password: send a header instead")
-        if not url.host or url.fragment:
-            raise ValueError("url needs a host and has no fragment")
-        if (address := literal(url.host)) is not None and (why := refusal(address, self.networks)) is not None:
-            raise ValueError(f"url cannot lead to {url.host}: {why}")
+            raise ValueError('url holds a user or password: write a header instead, as in headers: {Authorization: "${TOKEN}"}')
+        if not url.host:
+            raise ValueError("url names no host: write https://HOST/…")
+        if url.fragment:
+            raise ValueError("url has a fragment, which is never sent: write it without #…")
+        if address is not None and (why := refusal(address, self.networks)) is not None:
+            raise ValueError(f"url cannot lead to {url.host}, {why}: write another address")
         return self

@@ -21,6 +21,7 @@ _AT_ONCE = 512 * 1024
 _ALERTS = ("ALERT_CERTIFICATE", "ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_UNSUPPORTED_CERTIFICATE", "ALERT_HANDSHAKE_FAILURE")
 _DRAIN = 2.0
 """Seconds to wait for the rest of an answer whose status is known: it is only read to use the connection again."""
+_NO_TLS = "it does not speak TLS (is it http?)"
 
 
 class NoAnswer(Exception):
@@ -100,7 +101,7 @@ class HttpPost:
         if (alert := _alert(error)) is not None:
             return NoAnswer(f"it refuses our client certificate, or wants one (tls.certificate): {alert}", untrusted=True)
         if isinstance(error, aiohttp.ClientConnectorSSLError):
-            return NoAnswer(f"no TLS with it: {text}", untrusted=True)
+            return NoAnswer(f"{_NO_TLS if _plain(error) else 'no TLS with it'}: {text}", untrusted=True)
         if self._url.scheme == "https" and not self._met and _hung_up(error):
             text += "; it has never answered yet: perhaps it wants a client certificate (tls.certificate)"
         return NoAnswer(text)
@@ -124,7 +125,7 @@ class HttpPost:
         except TimeoutError as error:
             raise NoAnswer("no connection in time", slow=True) from error
         except ssl.SSLError as error:
-            raise NoAnswer(f"its certificate is refused: {_short(error)}", untrusted=True) from error
+            raise NoAnswer(f"{_NO_TLS if _plain(error) else 'its certificate is refused'}: {_short(error)}", untrusted=True) from error
         except OSError as error:
             raise NoAnswer(_short(error)) from error
 
@@ -158,9 +159,9 @@ class HttpPost:
 
 
 def _alert(error: BaseException) -> str | None:
-    """The alert by which the other side refuses our certificate, or its absence."""
+    """The alert by which the other side refuses our certificate, or its absence. aiohttp's own SSL errors have no `reason`."""
     for cause in (error, error.__cause__, getattr(error, "os_error", None)):
-        if isinstance(cause, ssl.SSLError) and any(word in (cause.reason or "") for word in _ALERTS):
+        if isinstance(cause, ssl.SSLError) and any(word in (getattr(cause, "reason", None) or "") for word in _ALERTS):
             return str(cause)[:300]
     return None
 
@@ -169,6 +170,12 @@ def _hung_up(error: BaseException) -> bool:
     inner = getattr(error, "os_error", error)
     reset = isinstance(inner, OSError) and inner.errno in (errno.ECONNRESET, errno.EPIPE)
     return reset or isinstance(inner, (aiohttp.ServerDisconnectedError, ConnectionResetError))
+
+
+def _plain(error: BaseException) -> bool:
+    """Was our TLS answered with something that is none?"""
+    inner = getattr(error, "os_error", error)
+    return isinstance(inner, ssl.SSLError) and inner.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 
 
 def _short(error: BaseException) -> str:

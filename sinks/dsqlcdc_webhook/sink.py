@@ -103,14 +103,19 @@ class WebhookSink(Sink):
         return S3Claims(self._options.claim_check, self._aws)
 
     def _trust(self, tls: Tls) -> ssl.SSLContext:
+        files = [tls.ca]
         try:
             context = ssl.create_default_context(cafile=None if tls.ca is None else self._directory / tls.ca)
             if tls.certificate is not None:
+                files = [tls.certificate, tls.key]
                 key = None if tls.key is None else self._directory / tls.key
                 context.load_cert_chain(self._directory / tls.certificate, key, password=lambda: b"")
         except (OSError, ValueError) as error:
             what, run = "a certificate of the webhook cannot be used", "dsqlcdc config lint CONFIG, once the file is right"
-            raise Misconfigured(what, where=self._where, why=str(error), run=run, code="E142") from error
+            named = [self._directory / file for file in files if file is not None]
+            faulty = [file for file in named if not file.is_file()] or named
+            why = f"{', '.join(map(str, faulty))}: {error}"
+            raise Misconfigured(what, where=self._where, why=why, run=run, code="E142") from error
         return context
 
     async def probe(self) -> bool:

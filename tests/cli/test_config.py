@@ -22,6 +22,7 @@ def test_every_mistake_is_a_line_on_stdout_and_the_exit_is_2(project: Project) -
     assert answer.code == 2
     assert len(answer.out.splitlines()) == 2
     assert all(line.startswith("DSQLCDC-E0") and "DIR/dsqlcdc.yaml:" in line for line in answer.out.splitlines())
+    assert "Run:" not in answer.out  # this is what it would say to run
     assert answer.err == "DIR/dsqlcdc.yaml: 2 mistakes.\n"
 
 

@@ -34,6 +34,12 @@ def test_without_letters_stdout_is_empty(project: Project) -> None:
     assert project.run("dead", "list", "CONFIG", "--json").out == ""
 
 
+def test_a_sink_that_no_letter_is_of_is_told_those_there_are(project: Project) -> None:
+    project.letter()
+    answer = project.run("dead", "list", "CONFIG", "--sink", "nosuch")
+    assert (answer.out, answer.err) == ("", "No dead letter is of the sink 'nosuch'. The sinks that have some: -.\n")
+
+
 def test_a_letter_is_a_line_with_its_name_and_reason(project: Project) -> None:
     project.letter()
     answer = project.run("dead", "list", "CONFIG")
@@ -230,4 +236,4 @@ def test_a_code_that_no_letter_has_is_told_with_those_there_are(project: Project
     for words in (["list"], ["replay", "--yes"], ["discard", "--yes", "--reason", "x"]):
         answer = project.run("dead", words[0], "CONFIG", "--code", "nope", *words[1:])
         assert (answer.code, answer.out, answer.err) == (0, "", said)
-    assert project.run("dead", "list", "CONFIG", "--sink", "hook").err == "The filters let none of 2 dead letters through.\n"
+    assert project.run("dead", "list", "CONFIG", "--sink", "hook").err.endswith("The sinks that have some: -, lake.\n")

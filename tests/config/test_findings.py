@@ -15,6 +15,7 @@ from .conftest import BASE, Lint
 TOP = "pipeline: orders\nsource: {stream: orders}\n"
 HOOK = TOP + "sinks:\n  x: {type: webhook, url: 'https://a.example/', secrets: [whsec_" + "A" * 32 + "],\n    "
 KEYED = "tables: {'*': {key: [id]}}\n"
+SEARCH = TOP + KEYED + "sinks: {x: {type: opensearch, url: 'https://h:9200', "
 DROP = "sinks: {out: {type: drop}}\n"
 S3 = "sinks:\n  a: {type: s3, bucket: lake, prefix: cdc/}\n"
 
@@ -34,10 +35,27 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
     (
         "opensearch retention",
         TOP + KEYED + "sinks: {x: {type: opensearch, url: 'https://h', retention: 1h}}\n",
-        [("E013", 4, 12, "Write 360h")],
+        [("E013", 4, 60, "Write 360h")],
     ),
     ("opensearch url", TOP + KEYED + "sinks: {x: {type: opensearch, url: 'h:9200'}}\n", [("E013", 4, 31, "https://")]),
-    ("a hash without its key", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: hash}}}}\n", [("E013", 3, 12, "mask_key")]),
+    ("a short mask key", TOP + "sinks: {x: {type: drop, mask_key: abc}}\n", [("E013", 3, 35, "at least 16 characters")]),
+    (
+        "claims that outlive their signature",
+        HOOK + "claim_check: {bucket: abc, expires: 400h}}\n",
+        [("E013", 5, 41, "at most 168h. Write expires: 168h")],
+    ),
+    (
+        "a hasty takeover",
+        BASE + "state: {type: dynamodb, table: cdc, takeover: 10ms}\nfragments: {type: memory}\n",
+        [("E013", 4, 37, "at least 3s. Write takeover: 3s")],
+    ),
+    ("a webhook without TLS", HOOK.replace("https:", "http:") + "}\n", [("E013", 4, 27, "Write https://")]),
+    ("a webhook's user", HOOK.replace("//a.", "//u:hunter2@a.") + "}\n", [("E013", 4, 27, "Write a header")]),
+    ("a webhook's fragment", HOOK.replace(".example/", ".example/#x") + "}\n", [("E013", 4, 27, "Write it without #")]),
+    ("a hurried grace", SEARCH + "grace: 10s}}\n", [("E013", 4, 61, "Write 4m")]),
+    ("two ways to say who asks", SEARCH + "basic: {user: u, password: p4ssw0rd}, sign: {}}}\n", [("E013", 4, 61, "Write one of them")]),
+    ("verifying with nothing", SEARCH + "late_upsert: verify}}\n", [("E013", 4, 67, "Write verify:")]),
+    ("a hash without its key", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: hash}}}}\n", [("E013", 3, 31, "Write mask_key:")]),
     ("a way to mask", TOP + "sinks: {x: {type: drop, mask: {a.b: {c: rot13}}}}\n", [("E012", 3, 41, "drop")]),
     ("raw beside a mask", TOP + "sinks: {x: {type: stdout, raw: true, exclude: {a.b: [c]}}}\n", [("E038", 3, 32, "what is masked")]),
     ("raw events beside a mask", HOOK + "format: raw, exclude: {a.b: [c]}}\n", [("E038", 5, 13, "what is masked")]),
@@ -89,6 +107,39 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
     ("model", BASE + "tables: {a.b: {key: [id], model: 'no_such_module:X'}}\n", [("E018", 4, 34, "no_such_module")]),
     ("latest without keys", TOP + "sinks: {x: {type: drop, order: latest}}\n", [("E020", 3, 32, "no table has one")]),
     ("one lake for two", TOP + S3 + "  b: {type: s3, bucket: lake, prefix: cdc/}\n", [("E022", 5, 3, "'a' writes there too")]),
+    (
+        "one replica for two",
+        TOP
+        + KEYED
+        + "sinks:\n"
+        + "".join(f"  {n}: {{type: opensearch, url: 'https://h:9200{end}'}}\n" for n, end in (("a", ""), ("b", "/"))),
+        [("E022", 6, 3, "index_prefix of its own")],
+    ),
+    (
+        "claims at a lake's prefix",
+        HOOK + "claim_check: {bucket: lake, prefix: cdc/}}\n" + S3.removeprefix("sinks:\n"),
+        [("E022", 5, 5, "claims inside a lake")],
+    ),
+    (
+        "letters among pieces",
+        BASE + "fragments: {type: s3, bucket: b, prefix: x/}\ndead_letters: {type: s3, bucket: b, prefix: x/}\n",
+        [("E025", 4, 42, "its own prefix")],
+    ),
+    (
+        "a mask that hides nothing",
+        TOP + "sinks: {x: {type: drop, tables: [a.orders], mask: {a.order: {c: drop}}}}\n",
+        [("E026", 3, 52, "Did you mean 'a.orders'?")],
+    ),
+    (
+        "an exclusion that hides nothing",
+        TOP + "sinks: {x: {type: drop, tables: [a.orders], exclude: {'b.*': [c]}}}\n",
+        [("E026", 3, 55, "nothing would be hidden")],
+    ),
+    (
+        "files that are not there",
+        SEARCH + "tls: {ca: ca.pem}, mappings: {'*': m.json}}}\n",
+        [("E043", 4, 64, "'ca.pem'"), ("E043", 4, 89, "'m.json'")],
+    ),
     ("skew", BASE.replace("orders}", "orders, lateness: 1m}"), [("E023", 2, 1, "1m or less")]),
     (
         "memory and latest",
@@ -172,6 +223,16 @@ def test_aliases_that_multiply_end_in_a_finding(findings: Lint) -> None:
         f"{c}: &{c} [{','.join(['*' + p] * 10)}]\n" for p, c in zip("abcdefgh", "bcdefghi", strict=True)
     )
     assert "E005" in {f.code for f in findings(bomb)}
+
+
+def test_masks_that_may_meet_a_sinks_tables_and_places_of_their_own_are_no_findings(findings: Lint, tmp_path: Path) -> None:
+    """The control of what is found above."""
+    (tmp_path / "ca.pem").touch()
+    masked = "tables: [a.orders, 'b.*'], mask: {'a.*': {c: drop}, b.x: {c: drop}, '*.y': {c: drop}}"
+    text = TOP + KEYED + "sinks:\n  a: {type: drop, " + masked + "}\n"
+    text += "  b: {type: opensearch, url: 'https://h', tls: {ca: ca.pem}}\n  c: {type: opensearch, url: 'https://h', index_prefix: x-}\n"
+    text += "  d: {type: opensearch, url: 'https://other'}\n"
+    assert [str(finding) for finding in findings(text)] == []
 
 
 def test_every_code_is_documented() -> None:

@@ -54,6 +54,18 @@ def test_each_way_does_what_it_says_and_other_columns_stay_byte_for_byte() -> No
     assert not any(secret in msgspec.json.encode(seen) for secret in (b"s1", b"s2", b"s3", b"s4"))
 
 
+def test_a_column_that_the_first_row_of_a_table_has_not_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    some = masks(emial="drop", email="drop")
+    some.mask(change(None, before={"id": 1}))
+    assert caplog.messages == []  # a delete has no row to tell by
+    for number in range(3):
+        some.mask(change({"id": number, "email": "a@b"}))
+    (told,) = caplog.messages
+    assert "sink x: no column emial in the first row of a.b" in told
+    masks(email="drop").mask(change({"id": 1, "email": None}))
+    assert caplog.messages == [told]
+
+
 @given(st.dictionaries(st.sampled_from("abcdef"), st.none() | st.integers() | st.text() | st.lists(st.integers())), st.data())
 def test_a_mask_changes_its_columns_and_nothing_else(row: dict[str, Any], data: st.DataObject) -> None:
     how = data.draw(st.dictionaries(st.sampled_from("abcdef"), st.sampled_from(["drop", "fixed", "hash"])))

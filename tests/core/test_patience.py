@@ -60,7 +60,18 @@ def test_a_deadline_counts_unbroken_failure_and_says_the_last_reason() -> None:
     assert not isinstance(error, Misconfigured)
     assert error.what == "the store cannot be reached"
     assert f"reason {len(times) - 1}" in error.why
-    assert 50.0 < times[-1] <= 60.0
+    assert times[-1] == 60.0
+    assert "not reached for 60 s, all that --deadline allows" in error.why
+    assert error.run == "dsqlcdc doctor CONFIG"
+
+
+def test_a_pause_longer_than_the_deadline_is_cut_to_it_and_the_last_attempt_is_made_at_its_end() -> None:
+    patience = Patience(Backoff(1.0, 1.0), lambda: 0.5, deadline=10.0)
+    error, times = _asked(patience, [Unavailable("x", after=60.0, run="dsqlcdc status CONFIG") for _ in range(2)])
+    assert isinstance(error, Stopped)
+    assert (times, error.run) == ([0.0, 10.0], "dsqlcdc status CONFIG")
+    answer, times = _asked(patience, [Unavailable("x", after=60.0)])
+    assert (answer, times) == ("answer", [0.0, 10.0])
 
 
 def test_other_errors_pass_at_once() -> None:

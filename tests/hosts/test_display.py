@@ -82,7 +82,7 @@ def test_the_table_shows_sinks_troubles_and_the_shards_that_lag() -> None:
     assert lines[1].split()[:4] == ["lake", "running", "50", "2.0"]
     assert "hook: DSQLCDC-E101 gone." in text
     assert "lake: tried again: E120 4" in text
-    assert "lake: 1 gaps: changes may be lost. Run: dsqlcdc gaps CONFIG" in text
+    assert "lake: 1 gap: changes may be lost. Run: dsqlcdc gaps CONFIG" in text
     assert "shardId-000000000014" in text
     assert "shardId-000000000001" not in text
     assert "and 2 more" in text

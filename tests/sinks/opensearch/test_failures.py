@@ -148,7 +148,7 @@ async def test_expired_credentials_are_fetched_anew_once() -> None:
         assert await one.write([change(1, 1)]) == []
         assert transport.refreshed == 1
         answering(fake, lambda n, body: Reply(403, b"{}"))
-        with pytest.raises(Misconfigured, match="E162"):
+        with pytest.raises(Misconfigured, match=r"E162.*data access policy"):
             await one.write([change(2, 1)])
         assert transport.refreshed == 2
 

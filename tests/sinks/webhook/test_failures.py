@@ -45,8 +45,9 @@ async def test_409_is_a_duplicate() -> None:
 
 @pytest.mark.parametrize("status", [401, 403, 410])
 async def test_an_answer_about_the_endpoint_stops_the_sink(status: int) -> None:
-    with pytest.raises(Misconfigured, match=str(status)):
+    with pytest.raises(Misconfigured, match=str(status)) as raised:
         await verdict(status)
+    assert ("url is changed" in raised.value.run) is (status == 410)
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 599])

@@ -115,6 +115,22 @@ async def test_a_certificate_for_another_name_or_time_is_backpressure_that_says_
     assert server.requests == 0
 
 
+async def test_a_receiver_that_speaks_plain_http_is_said_to_in_a_run_and_in_a_probe(tmp_path: Path) -> None:
+    runner = web.AppRunner(web.Application())
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server = Server()
+    server.port = runner.addresses[0][1]
+    try:
+        async with sink(server, tmp_path, "127.0.0.1") as hook:
+            with pytest.raises(Unavailable, match="does not speak TLS"):
+                await hook.write([change()])
+            with pytest.raises(Misconfigured, match="does not speak TLS"):
+                await hook.probe()
+    finally:
+        await runner.cleanup()
+
+
 async def test_an_authority_that_is_not_the_given_one_is_not_trusted(tmp_path: Path) -> None:
     ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
     async with serving(theirs.sign(HOST)) as server:
@@ -212,6 +228,6 @@ async def test_a_certificate_that_cannot_be_used_stops_the_sink_at_start(tmp_pat
         certificate.write_text("hello")
     elif wrong == "another key":
         key = authority.sign("b.example", client=True)[1]
-    with pytest.raises(Misconfigured, match="E142"):
+    with pytest.raises(Misconfigured, match=rf"E142.*{key if wrong == 'missing' else certificate}"):
         async with sink(Server(), tmp_path, certificate=certificate, key=key):
             pass
