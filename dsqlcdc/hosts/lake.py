@@ -49,11 +49,12 @@ class Lake:
         sink = config.sinks.get(name)
         if sink is None or sink.type != "s3":
             known = ", ".join(one.name for one in config.sinks.values() if one.type == "s3") or "there is none"
-            raise ConfigError("no such lake", where=f"sink {name}", why=f"sinks of type s3: {known}", code="E155")
+            raise ConfigError("no such lake", where=f"sink {name}", why=f"sinks of type s3: {known}", run="dsqlcdc config show CONFIG", code="E155")
         routed = sink.tables is None or any(fnmatchcase(str(table), glob) for glob in sink.tables)
         if not routed or sink.ops is not None or any(fnmatchcase(str(table), glob) for glob in sink.masks):
             why = "its `tables`, `ops`, `mask` or `exclude` keep something of the table out of it: fill from trim_horizon"
-            raise ConfigError("this lake is not the whole table", where=f"sinks.{name}", why=why, code="E156")
+            run = "dsqlcdc opensearch rebuild CONFIG --from trim_horizon"
+            raise ConfigError("this lake is not the whole table", where=f"sinks.{name}", why=why, run=run, code="E156")
         bucket, self._prefix = str(sink.options["bucket"]), str(sink.options.get("prefix", ""))
         aws = aws_of(config)
         region = sink.options.get("region") or aws.region
@@ -79,7 +80,8 @@ class Lake:
         try:
             return [] if body is None else await asyncio.to_thread(self._read, body)
         except (ValueError, OSError, EOFError, msgspec.MsgspecError) as error:
-            raise Stopped("an object of the lake cannot be read", where=f"{self._where}{key}", why=str(error), code="E157") from error
+            what, run = "an object of the lake cannot be read", "dsqlcdc opensearch rebuild CONFIG --from trim_horizon"
+            raise Stopped(what, where=f"{self._where}{key}", why=str(error), run=run, code="E157") from error
 
     def _read(self, body: bytes) -> Sequence[Change]:
         return [self._change(_decode(line)) for line in gzip.decompress(body).splitlines()]

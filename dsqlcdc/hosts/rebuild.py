@@ -37,6 +37,8 @@ log = logging.getLogger("dsqlcdc.rebuild")
 
 _BATCH = 2000
 
+_AGAIN = "dsqlcdc opensearch rebuild CONFIG, once the mapping takes it: --anew begins again"
+
 
 class Standing(Protocol):
     """What is under way. `run` names it, unlike any other; `note`: what was noted of it; `old` is "" where nothing is to be replaced."""
@@ -99,7 +101,8 @@ class _Letters:
         event = letter.event
         if letter.sink:
             what, why = "a row does not fit what is being filled", f"{letter.code}: {letter.detail}"
-            raise Stopped(what, where=f"{event.get('table', '')} {event.get('key', '')}".strip(), why=why[:500], code="E151")
+            where = f"{event.get('table', '')} {event.get('key', '')}".strip()
+            raise Stopped(what, where=where, why=why[:500], run=_AGAIN, code="E151")
         if (event.get("schema"), event.get("table")) == self._table:
             self.written += await self._store.put(letter)
         return True
@@ -277,7 +280,7 @@ class _Work:
                 if setback.verdict is Verdict.DEAD:
                     change = rest[setback.index]
                     what, why = "a row does not fit what is being filled", f"{setback.code}: {setback.detail}"[:500]
-                    raise Stopped(what, where=f"{change.table} {change.key}", why=why, code="E151")
+                    raise Stopped(what, where=f"{change.table} {change.key}", why=why, run=_AGAIN, code="E151")
             rest = [rest[setback.index] for setback in said if setback.verdict is Verdict.RETRY]
             if rest:
                 await asyncio.sleep(1.0)

@@ -11,7 +11,7 @@ class Clock:
 
     def __init__(self, start: float | None = None, read: Callable[[], float] = time.monotonic) -> None:
         self._read = read
-        self._base = (time.time() if start is None else start) - read()
+        self._base = self._first = (time.time() if start is None else start) - read()
         self._last_ns = 0
 
     def now(self) -> float:
@@ -22,6 +22,10 @@ class Clock:
         if seconds < 0:
             raise ValueError("the clock never runs back")
         self._base += seconds
+
+    def restart(self) -> None:
+        """Back to the wall clock: for whoever has just forgotten everything that was dated."""
+        self._base, self._last_ns = self._first, 0
 
     def unique_ns(self) -> int:
         """Nanoseconds since the epoch, above every one given before: the commit time of a transaction."""

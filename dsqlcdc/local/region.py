@@ -63,7 +63,8 @@ class Region:
         self._trusted: set[str] = set()
 
     async def reset(self) -> None:
-        """Forget everything: streams, clusters, buckets, truth, faults. The clock goes on."""
+        """Forget everything: streams, clusters, buckets, truth, faults, how far the clock was pushed."""
+        self.clock.restart()
         self.kinesis.reset()
         self.kinesis.read_throttle, self.kinesis.write_throttle = self._defaults
         self.dsql.reset()

@@ -80,7 +80,8 @@ class Rebuild(OpenSearchSink):
         await self._indexes.make_unused(index, table)
         made = await self.standing(table)
         if made is None:
-            raise Misconfigured("an index cannot be made", where=f"{self._where}, {index}", why="it is gone again", code="E168")
+            what, run = "an index cannot be made", "dsqlcdc opensearch rebuild CONFIG, once nobody deletes it"
+            raise Misconfigured(what, where=f"{self._where}, {index}", why="it is gone again", run=run, code="E168")
         return made
 
     async def standing(self, table: Table) -> Standing | None:
@@ -161,7 +162,8 @@ class _Filling(Indexes):
         found = await self.building(alias)
         if found is None:
             why = "it was put in place, or deleted, meanwhile"
-            raise Misconfigured("nothing is being rebuilt", where=f"{self._cluster.where}, {alias}", why=why, code="E158")
+            run = "dsqlcdc opensearch rebuild CONFIG"
+            raise Misconfigured("nothing is being rebuilt", where=f"{self._cluster.where}, {alias}", why=why, run=run, code="E158")
         shape = self._shape(table)
         await self._adopt(found[0], alias, shape)
         return Target(table, alias, found[0], found[0], shape)
