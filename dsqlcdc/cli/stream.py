@@ -71,7 +71,7 @@ def delete(
     as_json: AsJson = False,
     deadline: Deadline = "10m",
 ) -> None:
-    """Delete what `stream apply` made for this pipeline (the tag dsqlcdc:pipeline says so): CDC stream and role.
+    """Delete what `stream apply` made for this pipeline and cluster (tags dsqlcdc:pipeline, dsqlcdc:cluster): CDC stream and role.
 
     The Kinesis stream stays, with the records that were not read yet, unless --all. May be stopped anywhere and run again.
     """
@@ -233,6 +233,8 @@ async def _delete(config: Config, path: str, deadline: float, *, everything: boo
 
     async with _looking(config, deadline) as work:
         planned = deletion(work.desired, work.observed, everything=everything)
+        if planned.obstacle is not None:
+            raise planned.obstacle
         if planned.actions:
             say(_table(planned))
         _notes(planned)
