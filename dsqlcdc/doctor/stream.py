@@ -104,7 +104,7 @@ def check_target(desired: Desired, seen: Seen) -> Iterator[Finding]:
         flags = ("--stream-arn", target.arn, "--max-record-size-in-ki-b", str(wanted.max_record_kib))
         run = f"Run: {command('aws', 'kinesis', 'update-max-record-size', *flags)}"
         yield found("E407", "large rows do not fit the Kinesis stream", where=where, why=why, remedy=run)
-    if target.mode != wanted.mode:
+    if target.mode != wanted.mode and wanted.mode_named:
         mode = "ON_DEMAND" if wanted.mode == "on_demand" else "PROVISIONED"
         flags = ("--stream-arn", target.arn, "--stream-mode-details", f"StreamMode={mode}")
         run = f"Run: {command('aws', 'kinesis', 'update-stream-mode', *flags)} (twice in 24 hours at the most), or mend stream.kinesis.mode"

@@ -146,6 +146,8 @@ def test_a_target_that_forgets_early_and_is_of_another_mode_is_two_findings(shop
     found = shop.findings()
     assert found["E409"]["severity"] == found["E408"]["severity"] == "warning"
     assert found.keys() == {"E408", "E409"}
+    shop.write(stream="kinesis: {retention: 336h}")
+    assert shop.findings().keys() == {"E409"}, "where no mode is written, the one it has is right"
 
 
 def test_a_stream_of_small_records_is_an_error_before_the_first_large_row(shop: Shop) -> None:
