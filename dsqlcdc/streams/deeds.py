@@ -1,4 +1,4 @@
-"""What was done about a CDC stream, kept so that nobody repeats it blindly: limits by kind of action (and of policies by what they mend), and the lease of whoever acts."""
+"""What was done about a CDC stream, kept so that nobody repeats it blindly: limits by what was done, and the lease of whoever acts."""
 
 from __future__ import annotations
 

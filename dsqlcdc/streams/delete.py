@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dsqlcdc.errors import Unavailable
 from dsqlcdc.streams import cdc, role, target
 from dsqlcdc.streams.desired import CLUSTER_TAG, Desired
-from dsqlcdc.streams.observed import CdcStream, Observed
+from dsqlcdc.streams.observed import CdcStream, Observed, in_words
 from dsqlcdc.streams.obstacles import no_cluster
 from dsqlcdc.streams.plan import Action, Plan
 from dsqlcdc.streams.policies import trusted_clusters
@@ -40,7 +40,7 @@ def deletion(desired: Desired, observed: Observed, *, everything: bool) -> Plan:
 
 
 def _delivers(stream: CdcStream) -> str:
-    return f"{cdc.in_words(stream)}, into {stream.target.rpartition('/')[2]}; what is committed from then on is delivered by nobody"
+    return f"{in_words(stream)}, into {stream.target.rpartition('/')[2]}; what is committed from then on is delivered by nobody"
 
 
 def _role(desired: Desired, observed: Observed, stay: Sequence[CdcStream], notes: list[str]) -> list[Action]:
@@ -76,7 +76,9 @@ def _target(desired: Desired, observed: Observed, writers: Sequence[CdcStream], 
     elif not ours(there.tags, desired):
         notes.append(f"Kinesis stream {there.name} stays: `apply` did not make it")
     elif made_for is None:
-        notes.append(f"Kinesis stream {there.name} stays: no tag {CLUSTER_TAG} says which cluster it was made for; `stream apply` writes it")
+        notes.append(
+            f"Kinesis stream {there.name} stays: no tag {CLUSTER_TAG} says which cluster it was made for; `stream apply` writes it"
+        )
     elif made_for != desired.cluster:
         notes.append(f"Kinesis stream {there.name} stays: it was made for cluster {made_for}, and the config names {desired.cluster}")
     elif writers:
@@ -91,8 +93,8 @@ def _target(desired: Desired, observed: Observed, writers: Sequence[CdcStream], 
 async def delete(plan: Plan, work: Work, *, deadline: float = 600.0) -> None:
     """Delete what the plan says, the CDC streams first, each waited for; what has gone meanwhile is fine.
 
-    Raises the plan's obstacle, before anything is deleted; Misconfigured and Stopped from AWS, Unavailable (E179) when `deadline` seconds have passed. Whenever it is cancelled or raises,
-    what was deleted stays so, and a new plan goes on from there.
+    Raises the plan's obstacle, before anything is deleted; Misconfigured and Stopped from AWS; Unavailable (E179) when `deadline` seconds
+    have passed. Whenever it is cancelled or raises, what was deleted stays so, and a new plan goes on from there.
     """
     if plan.obstacle is not None:
         raise plan.obstacle

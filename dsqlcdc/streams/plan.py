@@ -9,7 +9,7 @@ import msgspec
 
 from dsqlcdc.errors import Misconfigured
 from dsqlcdc.streams.desired import Desired
-from dsqlcdc.streams.observed import CdcStream, Observed, TargetState
+from dsqlcdc.streams.observed import CdcStream, Observed, TargetState, in_words
 from dsqlcdc.streams.obstacles import first_obstacle
 from dsqlcdc.streams.wanted import (
     ADOPTED_TAG,
@@ -78,15 +78,18 @@ def plan(desired: Desired, observed: Observed, *, table: tuple[str, bool] | None
     actions += _filled(_role(desired, observed, role), "iam_role", role)
     stream = observed.stream_into(target_arn(desired, observed))
     name = stream.id if stream is not None else "new"
-    actions += _filled(_stream(desired, observed, stream), "cdc_stream", f"{desired.cluster}/{name}")
+    well = (
+        "as it should be" if stream is None or stream.status == "ACTIVE" else f"it is {in_words(stream)}: there is nothing to change of it"
+    )
+    actions += _filled(_stream(desired, observed, stream), "cdc_stream", f"{desired.cluster}/{name}", well)
     made = any(action.step in ("stream", "replace") for action in actions)
     obstacle = first_obstacle(desired, observed, stream, made=made)
     return Plan(actions=actions, stream=stream, notes=_notes(desired, observed, stream), obstacle=obstacle)
 
 
-def _filled(found: Sequence[Action], resource: Resource, name: str) -> Sequence[Action]:
-    """Something is said of every resource."""
-    return found or [Action(action="none", resource=resource, name=name, detail="as it should be")]
+def _filled(found: Sequence[Action], resource: Resource, name: str, well: str = "as it should be") -> Sequence[Action]:
+    """Something is said of every resource: `well` of one that nothing is to be changed of."""
+    return found or [Action(action="none", resource=resource, name=name, detail=well)]
 
 
 def _target(desired: Desired, observed: Observed) -> list[Action]:

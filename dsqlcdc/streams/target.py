@@ -92,7 +92,13 @@ async def encrypt(work: Work) -> None:
 async def tag(work: Work) -> None:
     clients, name, there = work.clients, work.desired.target.name, work.observed.target
     call = clients.kinesis.add_tags_to_stream
-    await clients.ask(call, doing="tag the stream", **_about(work), StreamName=name, Tags=made_tags(work.desired, there.tags if there is not None else None))
+    await clients.ask(
+        call,
+        doing="tag the stream",
+        **_about(work),
+        StreamName=name,
+        Tags=made_tags(work.desired, there.tags if there is not None else None),
+    )
 
 
 async def delete(work: Work) -> None:
