@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
-from dsqlcdc.cli.output import ReaderGone, flush, json_text, say, silence
+from dsqlcdc.cli.output import ReaderGone, flush, json_text, say, silence, stand_in
 from dsqlcdc.cli.shape import Help, application
 from dsqlcdc.errors import ConfigError, Fault, Lost
 
@@ -85,6 +85,7 @@ def root(
 
 def main() -> None:
     """The console script."""
+    stand_in()
     sys.exit(invoke(sys.argv[1:]))
 
 

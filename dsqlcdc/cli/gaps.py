@@ -26,7 +26,7 @@ def gaps(
         list[str], typer.Argument(metavar="[ack ID] CONFIG", help="The config file; `ack ID` before it acknowledges.", show_default=False)
     ],
     every: Annotated[bool, typer.Option("--all", help="With ack and without an ID: every gap that is not acknowledged.")] = False,
-    kind: Annotated[str, typer.Option(help="Only this kind: trimmed, incomplete, reset, replaced.", show_default=False)] = "",
+    kind: Annotated[str, typer.Option(help="Only this kind: trimmed, incomplete, reset, replaced, recreated.", show_default=False)] = "",
     sink: Annotated[str, typer.Option(help="Only this sink's.", show_default=False)] = "",
     reason: Annotated[str, typer.Option(help="Why this gap needs no more attention; needed by ack.", show_default=False)] = "",
     yes: Yes = False,
@@ -57,6 +57,11 @@ def gaps(
 
 
 def _wanted(kind: str, sink: str) -> Callable[[Gap], bool]:
+    from dsqlcdc.core.ports import GAP_KINDS
+
+    if kind and kind not in GAP_KINDS:
+        why = f"{kind!r} is none of {', '.join(GAP_KINDS)}"
+        raise ConfigError("no such kind of gap", where="--kind", why=why, run="dsqlcdc gaps --help", code="E090")
     return lambda gap: kind in ("", gap.kind) and sink in ("", gap.sink)
 
 

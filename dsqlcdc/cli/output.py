@@ -13,6 +13,13 @@ class ReaderGone(Exception):
     """Whoever read stdout has had enough (`… | head -1`)."""
 
 
+def stand_in() -> None:
+    """A stream that was closed before the program began (`>&-`) is None in Python: what goes there is lost, and nothing else."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open until the process ends)
+
+
 def emit(text: str) -> None:
     """A line (or several) of data to stdout. Raises ReaderGone when nobody reads it any more."""
     try:

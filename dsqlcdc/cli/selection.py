@@ -100,11 +100,19 @@ def number_of(text: str, option: str, command: str) -> int:
 
 
 def asked(question: str, again: str, *, yes: bool) -> bool:
-    """Has the question been answered with yes? Raises ConfigError where nobody is there to answer."""
+    """Has the question been answered with yes? Raises ConfigError where nobody is there to answer, Abort on Ctrl-C.
+
+    It is asked inside asyncio.run, whose own handler takes the first SIGINT for a request to cancel, and goes on waiting for the answer.
+    """
+    import signal
     import sys
 
     if yes:
         return True
     if not sys.stdin.isatty():
         raise ConfigError("this asks, and nobody is there to answer", run=f"{again} --yes", code="E090")
-    return typer.confirm(question, err=True)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return typer.confirm(question, err=True)
+    finally:
+        signal.signal(signal.SIGINT, handler)

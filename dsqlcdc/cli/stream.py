@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dsqlcdc.config import Config
     from dsqlcdc.streams.observed import CdcStream
     from dsqlcdc.streams.plan import Plan
+    from dsqlcdc.streams.remedies import Remedy
     from dsqlcdc.streams.work import Work
 
 Deadline = Annotated[str, typer.Option(metavar="TIME", help="How long it may take.")]
@@ -44,8 +45,8 @@ def apply(
     """Make the Kinesis stream, the role and the CDC stream of CONFIG, or what is missing of them, and wait until it is ACTIVE.
 
     May be stopped anywhere and run again: it goes on from there. A CDC stream that writes into the Kinesis stream already is used, not
-    doubled. Exit 0 when the CDC stream is ACTIVE; 1 when it is not, or could not be made; 3 when a gap was left and nobody has
-    acknowledged it.
+    doubled. Exit 0 when the CDC stream is ACTIVE; 1 when it is not, or could not be made; 3 when it is, in another's place, and the gap
+    that the other left is not acknowledged. Later calls exit 0 beside that gap: `dsqlcdc gaps` goes on exiting 3.
     """
     import asyncio
 
@@ -71,7 +72,7 @@ def delete(
     as_json: AsJson = False,
     deadline: Deadline = "10m",
 ) -> None:
-    """Delete what `stream apply` made for this pipeline (the tag dsqlcdc:pipeline says so): CDC stream and role.
+    """Delete what `stream apply` made for this pipeline and cluster (tags dsqlcdc:pipeline, dsqlcdc:cluster): CDC stream and role.
 
     The Kinesis stream stays, with the records that were not read yet, unless --all. May be stopped anywhere and run again.
     """
@@ -136,6 +137,9 @@ async def _planned(config: Config, work: Work) -> Plan:
 
 
 async def _plan(config: Config, deadline: float, as_json: bool) -> int:
+    from dsqlcdc.streams.observed import in_words
+    from dsqlcdc.streams.remedies import remedy_of
+
     async with _looking(config, deadline) as work:
         found = await _planned(config, work)
     if as_json:
@@ -151,7 +155,15 @@ async def _plan(config: Config, deadline: float, as_json: bool) -> int:
     else:
         emit(_table(found))
         _notes(found)
-        say(f"{counted(len(found.changes), 'change')}. Run: dsqlcdc stream apply {config.path}" if found.changes else "Nothing to do.")
+        unwell = found.stream is not None and found.stream.status != "ACTIVE"
+        replace = " --replace" if found.replaces is not None else ""
+        if found.changes:
+            say(f"{counted(len(found.changes), 'change')}. Run: dsqlcdc stream apply {config.path}{replace}")
+        else:
+            say("Nothing to change." if unwell else "Nothing to do.")
+        if found.stream is not None and unwell:
+            say(f"CDC stream {found.stream.id} is {in_words(found.stream)}.")
+            _remedy(config, remedy_of(work.desired, work.observed))
         if found.obstacle is not None:
             say(str(found.obstacle))
     return 1 if found.obstacle is not None else 0
@@ -201,11 +213,13 @@ def _counted(changes: int) -> str:
 
 
 async def _status(config: Config, deadline: float, as_json: bool) -> int:
+    from dsqlcdc.streams.obstacles import no_cluster
     from dsqlcdc.streams.remedies import remedy_of
     from dsqlcdc.streams.wanted import target_arn
 
     async with _looking(config, deadline) as work:
-        pass
+        if work.observed.cluster is None:
+            raise no_cluster(work.desired, work.observed)
     target = target_arn(work.desired, work.observed)
     stream, remedy = work.observed.stream_into(target), remedy_of(work.desired, work.observed)
     if as_json:
@@ -220,11 +234,7 @@ async def _status(config: Config, deadline: float, as_json: bool) -> int:
         reason = f"{stream.reason.error} since {moment(stream.reason.updated_at)}" if stream.reason is not None else "-"
         row = (stream.cluster, stream.id, stream.status, reason, target.rpartition("/")[2], moment(stream.created_at))
         emit(columns(("CLUSTER", "STREAM", "STATUS", "REASON", "TARGET", "CREATED"), [row]))
-        if remedy is not None:
-            say(remedy.explanation)
-            for action in remedy.actions:
-                say(f"- {action.what}" + (f" Run: {action.command}" if action.command else ""))
-            say(remedy.expect)
+        _remedy(config, remedy)
     return 0 if stream is not None and stream.status == "ACTIVE" else 1
 
 
@@ -233,6 +243,8 @@ async def _delete(config: Config, path: str, deadline: float, *, everything: boo
 
     async with _looking(config, deadline) as work:
         planned = deletion(work.desired, work.observed, everything=everything)
+        if planned.obstacle is not None:
+            raise planned.obstacle
         if planned.actions:
             say(_table(planned))
         _notes(planned)
@@ -244,6 +256,17 @@ async def _delete(config: Config, path: str, deadline: float, *, everything: boo
     if as_json:
         emit_json({"changes": [action.as_json() for action in planned.actions], "notes": list(planned.notes)})
     say(f"{len(planned.actions)} deleted." if planned.actions else "Nothing to delete.")
+
+
+def _remedy(config: Config, found: Remedy | None) -> None:
+    """Why it is not well, what to do, and until when what is held back is kept."""
+    import time
+
+    from dsqlcdc.errors import Fault
+    from dsqlcdc.streams.remedies import text
+
+    for line in text(found, time.time()) if found is not None else ():
+        say(Fault.name_config(line, str(config.path)))
 
 
 def _brief(work: Work, stream: CdcStream | None) -> dict[str, Any]:

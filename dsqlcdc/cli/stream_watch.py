@@ -9,6 +9,7 @@ import typer
 
 from dsqlcdc.cli.output import emit_json, moment, say
 from dsqlcdc.cli.shape import AsJson, ConfigFile
+from dsqlcdc.errors import Fault
 
 if TYPE_CHECKING:
     from dsqlcdc.config import Config
@@ -41,7 +42,7 @@ async def _watch(config: Config, once: bool, as_json: bool) -> View:
     from dsqlcdc.assemble import make_watch, open_checkpoints
 
     store = open_checkpoints(config)
-    told = _Telling(as_json)
+    told = _Telling(as_json, str(config.path))
     watching = make_watch(config, store, told)
     told.watch = watching
     try:
@@ -70,17 +71,16 @@ async def _until_signalled(watching: Watch) -> None:
 class _Telling:
     """Events as they come: lines of talk, or one object a line."""
 
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
+    def __init__(self, as_json: bool, path: str) -> None:
+        self._as_json, self._path = as_json, path
         self.watch: Watch | None = None
 
     def __call__(self, event: Event) -> None:
         if self._as_json:
             emit_json(plain(event))
             return
-        say(f"{moment(event.at)} {event.level:7} {event.kind}: {event.what}")
-        for line in self._more(event):
-            say(f"    {line}")
+        for line in (f"{moment(event.at)} {event.level:7} {event.kind}: {event.what}", *(f"    {line}" for line in self._more(event))):
+            say(Fault.name_config(line, self._path))
 
     def _more(self, event: Event) -> Sequence[str]:
         """The remedy whole, and of an action on a policy what it changes."""

@@ -34,8 +34,14 @@ STEPS: Mapping[str, frozenset[str]] = {
 
 
 def without_loss(plan: Plan) -> Plan:
-    """The plan without what loses changes, which is asked for by `stream apply --replace` only, and without what is not the stream's."""
-    return msgspec.structs.replace(plan, actions=[action for action in plan.changes if action.step not in ("replace", "table")])
+    """The plan without what loses changes, which is asked for by `stream apply --replace` only, and without what is not the stream's.
+
+    A Kinesis stream that is gone is left to that command too, where the CDC stream must be replaced: it would be of no use before.
+    """
+    kept = [action for action in plan.changes if action.step not in ("replace", "table")]
+    if plan.replaces is not None and any(action.step == "target" for action in kept):
+        kept = [action for action in kept if action.resource != "kinesis_stream"]
+    return msgspec.structs.replace(plan, actions=kept)
 
 
 def steps_of(plan: Plan) -> set[str]:

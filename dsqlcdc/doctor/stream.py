@@ -96,7 +96,7 @@ def check_target(desired: Desired, seen: Seen) -> Iterator[Finding]:
     wanted, target = desired.target, seen.observed.target
     if target is None:
         why = f"account {seen.observed.account} has none of this name in {seen.observed.region}"
-        yield found("E406", "the Kinesis stream is not there", where=f"kinesis stream {wanted.name}", why=why, remedy=APPLY)
+        yield found("E406", "the Kinesis stream is not there", where=f"kinesis stream {wanted.name}", why=why, remedy=_again(desired, seen))
         return
     where = f"kinesis stream {target.name}"
     if target.max_record_kib < wanted.max_record_kib:
@@ -104,7 +104,7 @@ def check_target(desired: Desired, seen: Seen) -> Iterator[Finding]:
         flags = ("--stream-arn", target.arn, "--max-record-size-in-ki-b", str(wanted.max_record_kib))
         run = f"Run: {command('aws', 'kinesis', 'update-max-record-size', *flags)}"
         yield found("E407", "large rows do not fit the Kinesis stream", where=where, why=why, remedy=run)
-    if target.mode != wanted.mode:
+    if target.mode != wanted.mode and wanted.mode_named:
         mode = "ON_DEMAND" if wanted.mode == "on_demand" else "PROVISIONED"
         flags = ("--stream-arn", target.arn, "--stream-mode-details", f"StreamMode={mode}")
         run = f"Run: {command('aws', 'kinesis', 'update-stream-mode', *flags)} (twice in 24 hours at the most), or mend stream.kinesis.mode"
@@ -112,6 +112,12 @@ def check_target(desired: Desired, seen: Seen) -> Iterator[Finding]:
         yield found("E408", "the Kinesis stream is of another mode", where=where, why=why, remedy=run)
     yield from check_retention(target.name, float(target.retention_hours), wanted.retention_hours)
     yield from _encryption(desired, seen, target)
+
+
+def _again(desired: Desired, seen: Seen) -> str:
+    """Beside a CDC stream that FAILED nothing is made without it being made again."""
+    stream = None if "streams" in seen.unknown else seen.stream(desired)
+    return f"{APPLY} --replace" if stream is not None and stream.status == "FAILED" else APPLY
 
 
 def check_retention(name: str, hours: float, wanted: int | None) -> Iterator[Finding]:

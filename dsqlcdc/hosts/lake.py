@@ -49,7 +49,9 @@ class Lake:
         sink = config.sinks.get(name)
         if sink is None or sink.type != "s3":
             known = ", ".join(one.name for one in config.sinks.values() if one.type == "s3") or "there is none"
-            raise ConfigError("no such lake", where=f"sink {name}", why=f"sinks of type s3: {known}", run="dsqlcdc config show CONFIG", code="E155")
+            raise ConfigError(
+                "no such lake", where=f"sink {name}", why=f"sinks of type s3: {known}", run="dsqlcdc config show CONFIG", code="E155"
+            )
         routed = sink.tables is None or any(fnmatchcase(str(table), glob) for glob in sink.tables)
         if not routed or sink.ops is not None or any(fnmatchcase(str(table), glob) for glob in sink.masks):
             why = "its `tables`, `ops`, `mask` or `exclude` keep something of the table out of it: fill from trim_horizon"

@@ -175,7 +175,7 @@ class Feeds:
                 where=f"stream {self.service.stream}",
                 why=trouble,
                 code="E111",
-                run="aws kinesis list-shards --stream-name STREAM",
+                run=f"aws kinesis list-shards --stream-name {self.service.stream}",
             )
 
     def _lags(self, found: dict[str, Shard], ended: Collection[str], expected: Collection[str]) -> str:

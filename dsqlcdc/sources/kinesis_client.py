@@ -225,13 +225,13 @@ class KinesisClient:
         except Fault:
             raise
         except errors() as error:
-            fault = _fault(error, doing, where, shard, by_sequence)
+            fault = _fault(error, doing, where, shard, by_sequence, self.stream)
             if fault.code == "E122":
                 await self._renew()
             raise fault from error
 
 
-def _fault(error: Exception, doing: str, where: str, shard: str, by_sequence: bool) -> Fault:
+def _fault(error: Exception, doing: str, where: str, shard: str, by_sequence: bool, stream: str) -> Fault:
     code = error_code(error)
     cause: BaseException | None = error
     while cause is not None:  # what `admit` raised comes wrapped by aiobotocore
@@ -256,7 +256,7 @@ def _fault(error: Exception, doing: str, where: str, shard: str, by_sequence: bo
             f"cannot {doing}",
             where=where,
             why=f"{thing} does not exist, or was deleted while it was read; check the name, the account and the Region",
-            run="aws kinesis describe-stream-summary --stream-name STREAM",
+            run=f"aws kinesis describe-stream-summary --stream-name {stream}",
             code="E103",
         )
     return fault

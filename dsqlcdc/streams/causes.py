@@ -108,7 +108,8 @@ def _on_demand(facts: Facts) -> Action:
     flags = ("--stream-arn", facts.target_arn, "--stream-mode-details", "StreamMode=ON_DEMAND")
     wanted = facts.desired.target
     asked = wanted.mode == "on_demand" and wanted.mode_named
-    why = "" if asked else " To have it done from here, raise stream.kinesis.max_shards, or write mode: on_demand."
+    said = "stream.kinesis.mode says provisioned" if wanted.mode == "provisioned" else "stream.kinesis.mode is not written"
+    why = "" if asked else f" It is not done from here, for {said}: raise stream.kinesis.max_shards, or write mode: on_demand."
     return Action(
         what=f"Switch {facts.target_name} to on-demand mode, which AWS allows twice in 24 hours.{why}",
         command=command("aws", "kinesis", "update-stream-mode", *flags),
@@ -173,7 +174,7 @@ CAUSES: Mapping[str, Cause] = {
             code="KINESIS_THROUGHPUT_EXCEEDED",
             explanation="DSQL writes more than the Kinesis stream takes, or more than the request quota of its KMS key allows.",
             mends="more shards, or on-demand mode; a higher KMS quota",
-            applies="raises the shards, at most to twice as many and to `max_shards`; with `mode: on_demand` switches the mode",
+            applies="raises the shards, at most to twice as many and to `max_shards`; switches the mode where `mode: on_demand` is written",
             expect=_RETRIES,
             within=1800.0,
             checks=_throughput_checks,

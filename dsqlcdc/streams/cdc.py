@@ -11,7 +11,7 @@ from typing import Any
 from dsqlcdc.aws import error_code
 from dsqlcdc.errors import Misconfigured
 from dsqlcdc.streams.observe import get_cluster, get_stream, list_streams
-from dsqlcdc.streams.observed import CdcStream
+from dsqlcdc.streams.observed import CdcStream, in_words
 from dsqlcdc.streams.obstacles import AWAKE, asleep, quota
 from dsqlcdc.streams.remedies import remedy
 from dsqlcdc.streams.wanted import ADOPTED_TAG, ours, target_arn, wanted_role_arn, wanted_tags
@@ -124,10 +124,6 @@ async def until_active(work: Work, stream: str, *, mending: bool) -> CdcStream:
         return await get_stream(work.clients, work.desired.cluster, stream) or gone
 
     return await work.until(look, lambda seen: seen.status not in stays, lambda seen: f"CDC stream {stream} is {in_words(seen)}")
-
-
-def in_words(stream: CdcStream) -> str:
-    return stream.status if stream.reason is None else f"{stream.status} ({stream.reason.error})"
 
 
 def unwell(work: Work, stream: CdcStream) -> Misconfigured | None:

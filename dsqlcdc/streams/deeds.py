@@ -1,4 +1,4 @@
-"""What was done about a CDC stream, kept so that nobody repeats it blindly: limits by kind of action, and the lease of whoever acts."""
+"""What was done about a CDC stream, kept so that nobody repeats it blindly: limits by what was done, and the lease of whoever acts."""
 
 from __future__ import annotations
 
@@ -58,12 +58,19 @@ LIMITS: Mapping[Kind, Limit] = {
 """AWS allows 10 changes of the number of shards in 24 hours and two of the mode: half is left to people."""
 
 
-def refusal(deeds: Sequence[Deed], action: Action, now: float, *, well_since: float = 0.0) -> str:
-    """Why an action is not to be done now; "" where it may be. `well_since`: when the stream was last seen ACTIVE (seconds)."""
+_DOCUMENTS: Sequence[Kind] = ("trust", "policy")
+"""What is limited by the reason and the document that is put: one that mends another reason is another action."""
+
+
+def refusal(deeds: Sequence[Deed], action: Action, now: float, *, error: str = "", well_since: float = 0.0) -> str:
+    """Why an action is not to be done now; "" where it may be. `error`: the statusReason it is for. `well_since`: when the stream was last
+    seen ACTIVE (seconds)."""
     limit = LIMITS.get(action.kind)
     if limit is None:
         return "it is for people"
     same = [deed for deed in deeds if deed.kind == action.kind]
+    if action.kind in _DOCUMENTS:
+        same = [deed for deed in same if (deed.error, deed.after) == (error, action.after)]
     if same and now - same[-1].at < limit.apart:
         return f"it was done at {moment(same[-1].at)}, and is not repeated within {limit.apart:.0f} s"
     if sum(now - deed.at < DAY for deed in same) >= limit.a_day:

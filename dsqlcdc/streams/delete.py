@@ -7,15 +7,23 @@ from collections.abc import Sequence
 
 from dsqlcdc.errors import Unavailable
 from dsqlcdc.streams import cdc, role, target
-from dsqlcdc.streams.desired import Desired
-from dsqlcdc.streams.observed import CdcStream, Observed
+from dsqlcdc.streams.desired import CLUSTER_TAG, Desired
+from dsqlcdc.streams.observed import CdcStream, Observed, in_words
+from dsqlcdc.streams.obstacles import no_cluster
 from dsqlcdc.streams.plan import Action, Plan
+from dsqlcdc.streams.policies import trusted_clusters
 from dsqlcdc.streams.wanted import ours, target_arn
 from dsqlcdc.streams.work import Work
 
 
 def deletion(desired: Desired, observed: Observed, *, everything: bool) -> Plan:
-    """What `delete` would delete, in its order, and why it leaves the rest. `everything`: the Kinesis stream too, with its records. Pure."""
+    """What `delete` would delete, in its order, and why it leaves the rest. `everything`: the Kinesis stream too, with its records. Pure.
+
+    Without its cluster nothing is deleted (the obstacle is E171): nobody can tell what still uses the rest. Role and Kinesis stream go only
+    where they were made for this cluster, so that a config with another cluster in it takes nothing from the one that is read.
+    """
+    if observed.cluster is None:
+        return Plan(actions=[], obstacle=no_cluster(desired, observed))
     notes: list[str] = []
     live = [one for one in observed.streams if one.status not in ("DELETING", "DELETED")]
     mine = [one for one in live if ours(one.tags, desired)]
@@ -32,16 +40,22 @@ def deletion(desired: Desired, observed: Observed, *, everything: bool) -> Plan:
 
 
 def _delivers(stream: CdcStream) -> str:
-    return f"{cdc.in_words(stream)}, into {stream.target.rpartition('/')[2]}; what is committed from then on is delivered by nobody"
+    return f"{in_words(stream)}, into {stream.target.rpartition('/')[2]}; what is committed from then on is delivered by nobody"
 
 
 def _role(desired: Desired, observed: Observed, stay: Sequence[CdcStream], notes: list[str]) -> list[Action]:
     there = observed.role
     if there is None:
         return []
+    tagged = there.tags.get(CLUSTER_TAG)
+    others = sorted({*trusted_clusters(there.trust), *([tagged] if tagged else [])} - {desired.cluster})
     foreign = [*there.attached, *(name for name in there.inline if not name.startswith("dsqlcdc-"))]
     if not ours(there.tags, desired):
         notes.append(f"role {there.name} stays: `apply` did not make it")
+    elif others:
+        notes.append(f"role {there.name} stays: it is for streams of cluster {', '.join(others)}, and the config names {desired.cluster}")
+    elif tagged is None and not trusted_clusters(there.trust):
+        notes.append(f"role {there.name} stays: neither its trust policy nor a tag {CLUSTER_TAG} says which cluster it was made for")
     elif any(one.role == there.arn for one in stay):
         notes.append(f"role {there.name} stays: another CDC stream writes with it")
     elif foreign:
@@ -56,10 +70,17 @@ def _target(desired: Desired, observed: Observed, writers: Sequence[CdcStream], 
     there = observed.target
     if there is None or there.status == "DELETING":
         return []
+    made_for = there.tags.get(CLUSTER_TAG)
     if not everything:
         notes.append(f"Kinesis stream {there.name} stays with the records in it: --all deletes it too")
     elif not ours(there.tags, desired):
         notes.append(f"Kinesis stream {there.name} stays: `apply` did not make it")
+    elif made_for is None:
+        notes.append(
+            f"Kinesis stream {there.name} stays: no tag {CLUSTER_TAG} says which cluster it was made for; `stream apply` writes it"
+        )
+    elif made_for != desired.cluster:
+        notes.append(f"Kinesis stream {there.name} stays: it was made for cluster {made_for}, and the config names {desired.cluster}")
     elif writers:
         notes.append(f"Kinesis stream {there.name} stays: CDC stream {writers[0].id} writes into it")
     else:
@@ -72,9 +93,11 @@ def _target(desired: Desired, observed: Observed, writers: Sequence[CdcStream], 
 async def delete(plan: Plan, work: Work, *, deadline: float = 600.0) -> None:
     """Delete what the plan says, the CDC streams first, each waited for; what has gone meanwhile is fine.
 
-    Raises Misconfigured and Stopped from AWS, Unavailable (E179) when `deadline` seconds have passed. Whenever it is cancelled or raises,
-    what was deleted stays so, and a new plan goes on from there.
+    Raises the plan's obstacle, before anything is deleted; Misconfigured and Stopped from AWS; Unavailable (E179) when `deadline` seconds
+    have passed. Whenever it is cancelled or raises, what was deleted stays so, and a new plan goes on from there.
     """
+    if plan.obstacle is not None:
+        raise plan.obstacle
     try:
         async with asyncio.timeout(deadline):
             for action in plan.actions:

@@ -9,6 +9,8 @@ import msgspec
 
 OWNER_TAG = "dsqlcdc:pipeline"
 """Whatever is made here carries the pipeline's name under this tag; nothing without it is ever deleted."""
+CLUSTER_TAG = "dsqlcdc:cluster"
+"""The role and the Kinesis stream carry the id of the cluster they were made for: only a config of that cluster deletes them."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

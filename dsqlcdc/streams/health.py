@@ -10,7 +10,7 @@ import msgspec
 from dsqlcdc.core.backoff import Backoff
 from dsqlcdc.streams.causes import CAUSES, unknown
 from dsqlcdc.streams.observed import Reason
-from dsqlcdc.streams.remedies import KEPT, span
+from dsqlcdc.streams.remedies import KEPT, moment, span
 
 GONE = "GONE"
 """The status of a stream that is not there."""
@@ -208,7 +208,7 @@ def _waiting(seen: Health, look: Look) -> tuple[Health, Sequence[Event]]:
     due = sum(left <= reminder for reminder in REMINDERS)
     if due > seen.reminded:
         fate = f"the oldest is lost {span(left)}" if left > 0 else "the week is over, and the oldest changes may be lost"
-        events.append(_event(look, "countdown", f"what is held back is kept for a week: {fate}"))
+        events.append(_event(look, "countdown", f"what is held back is kept for a week, until {moment(seen.kept_until)}: {fate}"))
     late = look.at - seen.broken_since >= (CAUSES.get(seen.code) or unknown(seen.code)).within
     if late and not seen.escalated:
         what = f"it has been IMPAIRED for {look.at - seen.broken_since:.0f} s, longer than it should: somebody must look at its remedy"

@@ -64,7 +64,7 @@ class Mender:
         for action in found.actions:
             if not action.kind:
                 continue
-            why = refusal(deeds, action, self._clock(), well_since=sighting.healthy_at)
+            why = refusal(deeds, action, self._clock(), error=found.error, well_since=sighting.healthy_at)
             if why:
                 self._leave(action.kind, found.error, f"{action.what} Not done: {why}.")
                 return acted

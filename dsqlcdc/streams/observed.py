@@ -43,6 +43,11 @@ class CdcStream(msgspec.Struct, frozen=True, kw_only=True):
     tags: Mapping[str, str] = {}
 
 
+def in_words(stream: CdcStream) -> str:
+    """Its status, with the reason."""
+    return stream.status if stream.reason is None else f"{stream.status} ({stream.reason.error})"
+
+
 class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     """What GetCluster says. `kms_key`: the ARN of the user's key, "" for AWS's own."""
 

@@ -26,11 +26,16 @@ def first_obstacle(desired: Desired, observed: Observed, stream: CdcStream | Non
 
 
 def _cluster(desired: Desired, observed: Observed, *, made: bool) -> Misconfigured | None:
-    where = f"stream.cluster {desired.cluster}"
     if observed.cluster is None:
-        why = f"account {observed.account} has none of this name in {observed.region}; cluster, streams and role are in one account and Region"
-        return Misconfigured("there is no such cluster", where=where, why=why, run="aws dsql list-clusters", code="E171")
+        return no_cluster(desired, observed)
     return asleep(desired, observed.cluster.status) if made and observed.cluster.status not in AWAKE else None
+
+
+def no_cluster(desired: Desired, observed: Observed) -> Misconfigured:
+    """Nothing can be said of its CDC streams, nor of who uses the role and the Kinesis stream."""
+    why = f"account {observed.account} has none of this name in {observed.region}; cluster, streams and role are in one account and Region"
+    where = f"stream.cluster {desired.cluster}"
+    return Misconfigured("there is no such cluster", where=where, why=why, run="aws dsql list-clusters", code="E171")
 
 
 def asleep(desired: Desired, status: str) -> Misconfigured:

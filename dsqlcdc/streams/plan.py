@@ -9,11 +9,12 @@ import msgspec
 
 from dsqlcdc.errors import Misconfigured
 from dsqlcdc.streams.desired import Desired
-from dsqlcdc.streams.observed import CdcStream, Observed, TargetState
+from dsqlcdc.streams.observed import CdcStream, Observed, TargetState, in_words
 from dsqlcdc.streams.obstacles import first_obstacle
 from dsqlcdc.streams.wanted import (
     ADOPTED_TAG,
     lacks,
+    made_tags,
     ours,
     same_key,
     tags_missing,
@@ -77,15 +78,18 @@ def plan(desired: Desired, observed: Observed, *, table: tuple[str, bool] | None
     actions += _filled(_role(desired, observed, role), "iam_role", role)
     stream = observed.stream_into(target_arn(desired, observed))
     name = stream.id if stream is not None else "new"
-    actions += _filled(_stream(desired, observed, stream), "cdc_stream", f"{desired.cluster}/{name}")
+    well = (
+        "as it should be" if stream is None or stream.status == "ACTIVE" else f"it is {in_words(stream)}: there is nothing to change of it"
+    )
+    actions += _filled(_stream(desired, observed, stream), "cdc_stream", f"{desired.cluster}/{name}", well)
     made = any(action.step in ("stream", "replace") for action in actions)
     obstacle = first_obstacle(desired, observed, stream, made=made)
     return Plan(actions=actions, stream=stream, notes=_notes(desired, observed, stream), obstacle=obstacle)
 
 
-def _filled(found: Sequence[Action], resource: Resource, name: str) -> Sequence[Action]:
-    """Something is said of every resource."""
-    return found or [Action(action="none", resource=resource, name=name, detail="as it should be")]
+def _filled(found: Sequence[Action], resource: Resource, name: str, well: str = "as it should be") -> Sequence[Action]:
+    """Something is said of every resource: `well` of one that nothing is to be changed of."""
+    return found or [Action(action="none", resource=resource, name=name, detail=well)]
 
 
 def _target(desired: Desired, observed: Observed) -> list[Action]:
@@ -113,7 +117,7 @@ def _fresh(desired: Desired, observed: Observed) -> TargetState:
         open_shards=wanted.shards or 4,
         retention_hours=24,
         max_record_kib=wanted.max_record_kib,
-        tags=wanted_tags(desired),
+        tags=made_tags(desired),
     )
 
 
@@ -127,7 +131,7 @@ def _target_updates(desired: Desired, observed: Observed, there: TargetState) ->
         found.append(("retention", f"kept {there.retention_hours} → {wanted.retention_hours} h"))
     if wanted.kms_key and not same_key(wanted.kms_key, there.kms_key, observed):
         found.append(("encryption", f"encrypted with {there.kms_key or 'nothing'} → {wanted.kms_key}"))
-    if ours(there.tags, desired) and (missing := tags_missing(there.tags, desired)):
+    if ours(there.tags, desired) and (missing := tags_missing(there.tags, made_tags(desired, there.tags))):
         found.append(("target_tags", f"tags {missing}"))
     return [Action(action="update", resource="kinesis_stream", name=wanted.name, detail=detail, step=step) for step, detail in found]
 
@@ -146,7 +150,7 @@ def _role(desired: Desired, observed: Observed, name: str) -> list[Action]:
         found.append(action("update", "trust", f"trust policy: {wrong}"))
     if lacking := lacks(desired, observed, role):
         found.append(action("update", "policy", f"may {on} (lacks {', '.join(lacking)})"))
-    if ours(role.tags, desired) and (missing := tags_missing(role.tags, desired)):
+    if ours(role.tags, desired) and (missing := tags_missing(role.tags, made_tags(desired, role.tags))):
         found.append(action("update", "role_tags", f"tags {missing}"))
     return found
 
@@ -169,7 +173,7 @@ def _stream(desired: Desired, observed: Observed, stream: CdcStream | None) -> l
         if stream.tags.get(ADOPTED_TAG) == desired.pipeline:
             return []
         return [action("adopt", "stream_tags", f"writes {into} already ({stream.status}); `stream delete` will leave it")]
-    missing = tags_missing(stream.tags, desired)
+    missing = tags_missing(stream.tags, wanted_tags(desired))
     return [action("update", "stream_tags", f"tags {missing}")] if missing else []
 
 

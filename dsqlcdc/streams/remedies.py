@@ -14,6 +14,7 @@ from dsqlcdc.streams.causes import CAUSES, unknown
 from dsqlcdc.streams.desired import Desired
 from dsqlcdc.streams.facts import Action, Check, Facts, command
 from dsqlcdc.streams.observed import CdcStream, Observed
+from dsqlcdc.streams.obstacles import no_cluster
 
 KEPT = 7 * 24 * 3600.0
 """Seconds for which DSQL keeps what it cannot deliver (spec §1)."""
@@ -129,14 +130,19 @@ def _again(facts: Facts) -> Action:
 
 
 def _absent(desired: Desired, observed: Observed, status: str) -> Remedy:
-    missing = "" if observed.cluster is not None else f" There is no such cluster in account {observed.account}, {observed.region}."
+    create = Action(what="Create it.", command=command("dsqlcdc", "stream", "apply", "CONFIG"))
+    explanation = f"No CDC stream of cluster {desired.cluster} writes to {desired.target.name}: no change is delivered."
+    if observed.cluster is None:
+        fault = no_cluster(desired, observed)
+        create = Action(what="Mend stream.cluster, or the credentials.", command=fault.run)
+        explanation = f"DSQLCDC-{fault.code} {fault.what}, {fault.where}: {fault.why}."
     return Remedy(
         error="",
         status=status,
-        explanation=f"No CDC stream of cluster {desired.cluster} writes to {desired.target.name}: no change is delivered.{missing}",
+        explanation=explanation,
         recoverable=False,
         checks=[],
-        actions=[Action(what="Create it.", command=command("dsqlcdc", "stream", "apply", "CONFIG"))],
+        actions=[create],
         expect=CAUSES["KINESIS_STREAM_NOT_FOUND"].expect,
         within=600.0,
         since=0.0,

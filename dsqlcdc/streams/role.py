@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dsqlcdc.streams.wanted import policy_name, wanted_policy, wanted_role, wanted_tags, wanted_trust
+from dsqlcdc.streams.wanted import made_tags, policy_name, wanted_policy, wanted_role, wanted_trust
 from dsqlcdc.streams.work import Work
 
 
@@ -46,7 +46,9 @@ async def delete(work: Work) -> None:
 
 
 def _tags(work: Work) -> list[dict[str, str]]:
-    return [{"Key": key, "Value": value} for key, value in wanted_tags(work.desired).items()]
+    there = work.observed.role
+    tags = made_tags(work.desired, there.tags if there is not None else None)
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
 def _name(work: Work) -> str:

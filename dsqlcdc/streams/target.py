@@ -8,7 +8,7 @@ from typing import Any
 from dsqlcdc.errors import Misconfigured
 from dsqlcdc.streams.observe import get_target
 from dsqlcdc.streams.observed import TargetState
-from dsqlcdc.streams.wanted import same_key, wanted_tags
+from dsqlcdc.streams.wanted import made_tags, same_key
 from dsqlcdc.streams.work import Work
 
 
@@ -27,7 +27,7 @@ async def make(work: Work) -> None:
         done=("ResourceInUseException",),
         StreamName=wanted.name,
         MaxRecordSizeInKiB=wanted.max_record_kib,
-        Tags=wanted_tags(work.desired),
+        Tags=made_tags(work.desired),
         **mode,
     )
     await settled(work)
@@ -90,9 +90,15 @@ async def encrypt(work: Work) -> None:
 
 
 async def tag(work: Work) -> None:
-    clients, name = work.clients, work.desired.target.name
+    clients, name, there = work.clients, work.desired.target.name, work.observed.target
     call = clients.kinesis.add_tags_to_stream
-    await clients.ask(call, doing="tag the stream", **_about(work), StreamName=name, Tags=wanted_tags(work.desired))
+    await clients.ask(
+        call,
+        doing="tag the stream",
+        **_about(work),
+        StreamName=name,
+        Tags=made_tags(work.desired, there.tags if there is not None else None),
+    )
 
 
 async def delete(work: Work) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dsqlcdc.streams.desired import OWNER_TAG, Desired
+from dsqlcdc.streams.desired import CLUSTER_TAG, OWNER_TAG, Desired
 from dsqlcdc.streams.observed import Observed, RoleState
 from dsqlcdc.streams.policies import WRITE_ACTIONS, Grant, grants, trust_faults, trust_policy, write_policy
 from dsqlcdc.streams.policies.documents import KEY_ACTION, via_kinesis
@@ -35,6 +35,11 @@ def wanted_role_arn(desired: Desired, observed: Observed) -> str:
 
 def wanted_tags(desired: Desired) -> dict[str, str]:
     return {**desired.tags, OWNER_TAG: desired.pipeline}
+
+
+def made_tags(desired: Desired, there: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Of the role and the Kinesis stream. `there`: the tags it has; the cluster that it was made for stays named in them."""
+    return {**wanted_tags(desired), CLUSTER_TAG: (there or {}).get(CLUSTER_TAG, desired.cluster)}
 
 
 def ours(tags: Mapping[str, str], desired: Desired) -> bool:
@@ -71,9 +76,9 @@ def same_key(wanted: str, there: str, observed: Observed) -> bool:
     return bool(arn) and there in (arn, arn.rpartition("/")[2])
 
 
-def tags_missing(tags: Mapping[str, str], desired: Desired) -> str:
-    """Our tags that are not there, in words."""
-    return ", ".join(sorted(f"{key}={value}" for key, value in wanted_tags(desired).items() if tags.get(key) != value))
+def tags_missing(tags: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """The tags that are not there, in words."""
+    return ", ".join(sorted(f"{key}={value}" for key, value in wanted.items() if tags.get(key) != value))
 
 
 def trust_wrong(desired: Desired, observed: Observed, role: RoleState) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
+
+from dsqlcdc.core.ports import GAP_KINDS
 
 from .conftest import Project, squeezed
 
@@ -116,3 +120,27 @@ def test_words_that_mean_nothing_are_a_usage_error(project: Project, words: list
 def test_incomplete_rows_have_their_own_remedy(project: Project) -> None:
     project.gap("g2", kind="incomplete", from_time=0.0, to_time=0.0)
     assert "Pieces of oversized rows never came" in project.run("gaps", "CONFIG").err
+
+
+def test_the_first_ctrl_c_at_a_question_ends_the_command_with_nothing_done(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> bool:
+        signal.raise_signal(signal.SIGINT)
+        return True
+
+    project.gap("g1")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.confirm", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    assert project.run("gaps", "ack", "g1", "CONFIG", "--reason", "seen").code == 130
+    assert [gap.acked for gap in project.gaps()] == [""]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_kind_that_no_gap_has_is_a_mistake_of_usage(project: Project) -> None:
+    project.gap("g1")
+    for words in (["CONFIG"], ["ack", "--all", "CONFIG", "--reason", "seen"]):
+        answer = project.run("gaps", *words, "--kind", "nonsense")
+        assert (answer.code, all(kind in answer.err for kind in GAP_KINDS)) == (2, True)
+    assert project.run("gaps", "CONFIG", "--kind", "recreated").code == 0
+    assert project.run("gaps", "CONFIG", "--kind", "trimmed").code == 3
+    assert all(kind in project.run("gaps", "--help").out for kind in GAP_KINDS)

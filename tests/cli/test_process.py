@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -32,6 +33,14 @@ def test_a_reader_that_has_had_enough_leaves_no_traceback(project: Project) -> N
     said = listing.stderr.read()
     listing.stderr.close()
     assert (listing.wait(30), said) == (141, "")
+
+
+def test_a_stdout_that_was_closed_before_the_start_leaves_no_traceback(project: Project) -> None:
+    project.gap("g1")
+    command = shlex.join([*COMMAND, "gaps", str(project.config)])
+    done = subprocess.run(["sh", "-c", f"{command} >&-"], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (3, "", False)
+    assert "g1: What was committed" in done.stderr
 
 
 def test_raw_is_the_record_byte_for_byte(project: Project) -> None:

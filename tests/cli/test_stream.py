@@ -198,3 +198,28 @@ def test_nothing_said_holds_a_secret(project: Project, server: LocalAws, cluster
     answer = project.run("stream", "apply", "CONFIG", "--yes", "--json")
     assert answer.code == 1
     assert "s3cr3t-of-the-account" not in answer.out + answer.err
+
+
+def test_a_stream_that_is_not_well_is_never_as_it_should_be(project: Project, server: LocalAws, cluster: str) -> None:
+    made: Any = project.run("stream", "apply", "CONFIG", "--yes", "--json").json["stream"]
+    server.control("cdc", cluster=cluster, stream=made["id"], impair="INTERNAL_ERROR")
+    for command in ("plan", "status"):
+        answer = project.run("stream", command, "CONFIG")
+        said = answer.out + answer.err
+        assert all(word in said for word in ("IMPAIRED", "INTERNAL_ERROR", "AWS Support", "is kept until 2", "days from now")), said
+    assert "Nothing to do" not in project.run("stream", "plan", "CONFIG").err
+    assert "is kept until 2" in project.run("stream", "watch", "CONFIG", "--once").err
+    server.control("cdc", cluster=cluster, stream=made["id"], fail="KINESIS_STREAM_NOT_FOUND")
+    for words in (["plan"], ["status"], ["watch", "--once"]):
+        said = project.run("stream", *words, "CONFIG").err
+        assert ("dsqlcdc stream apply DIR/dsqlcdc.yaml --replace" in said, "CONFIG" in said) == (True, False), said
+
+
+def test_a_cluster_that_is_not_there_is_said_and_nothing_is_deleted(project: Project, cluster: str) -> None:
+    project.run("stream", "apply", "CONFIG", "--yes")
+    project.write("stream: {cluster: nobody2s2cluster2in2nobody}\n")
+    for words in (["status"], ["status", "--json"], ["watch", "--once"], ["delete", "--all", "--yes"]):
+        answer = project.run("stream", *words, "CONFIG")
+        assert (answer.code, "E171" in answer.err, "stream apply" in answer.err) == (1, True, False), answer
+    project.write(f"stream: {{cluster: {cluster}}}\n")
+    assert project.run("stream", "status", "CONFIG").code == 0

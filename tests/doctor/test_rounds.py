@@ -73,6 +73,8 @@ def test_a_stream_whose_target_is_gone_is_failed_and_not_for_fix(shop: Shop) -> 
     assert "--replace" in found["KINESIS_STREAM_NOT_FOUND"]["remedy"]
     assert found["KINESIS_STREAM_NOT_FOUND"]["fixable"] is False
     assert {"E406", "E103"} <= found.keys()
+    assert (found["E406"]["fixable"], "--replace" in found["E406"]["remedy"]) == (False, True)
+    assert f"--stream-name {STREAM}" in found["E103"]["remedy"]
 
 
 def test_a_stream_that_is_being_made_is_an_error_without_a_reason(shop: Shop) -> None:
@@ -146,6 +148,8 @@ def test_a_target_that_forgets_early_and_is_of_another_mode_is_two_findings(shop
     found = shop.findings()
     assert found["E409"]["severity"] == found["E408"]["severity"] == "warning"
     assert found.keys() == {"E408", "E409"}
+    shop.write(stream="kinesis: {retention: 336h}")
+    assert shop.findings().keys() == {"E409"}, "where no mode is written, the one it has is right"
 
 
 def test_a_stream_of_small_records_is_an_error_before_the_first_large_row(shop: Shop) -> None:
@@ -163,7 +167,7 @@ def test_a_stream_of_small_records_is_an_error_before_the_first_large_row(shop: 
 
 DENIED = {
     "dsql:GetCluster": "warning",
-    "dsql:GetStream": "warning",
+    "dsql:GetStream": "error",
     "iam:GetRole": "warning",
     "kinesis:ListTagsForStream": "warning",
     "kinesis:GetRecords": "error",
@@ -171,7 +175,7 @@ DENIED = {
     "cloudwatch:GetMetricStatistics": "info",
 }
 DENIED_TOO = {
-    "dsql:ListStreams": "warning",
+    "dsql:ListStreams": "error",
     "iam:GetRolePolicy": "warning",
     "kinesis:ListShards": "error",
     "s3:PutObject": "error",

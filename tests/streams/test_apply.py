@@ -17,7 +17,7 @@ from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.streams.apply import Applied, apply
 from dsqlcdc.streams.clients import Clients
 from dsqlcdc.streams.delete import delete, deletion
-from dsqlcdc.streams.desired import OWNER_TAG, Desired, Target
+from dsqlcdc.streams.desired import CLUSTER_TAG, OWNER_TAG, Desired, Target
 from dsqlcdc.streams.observe import observe
 from dsqlcdc.streams.plan import Plan, plan
 from dsqlcdc.streams.policies import trust_policy, write_policy
@@ -103,7 +103,8 @@ async def test_an_empty_account_becomes_a_stream_that_delivers_and_the_second_ap
     assert seen.role is not None
     assert (seen.target.mode, seen.target.max_record_kib, seen.target.retention_hours) == ("on_demand", 10240, 168)
     tags = {"team": "shop", OWNER_TAG: "orders-cdc"}
-    assert (seen.target.tags, seen.role.tags, dict(done.stream.tags)) == (tags, tags, tags)
+    of_cluster = {**tags, CLUSTER_TAG: manager.desired.cluster}
+    assert (seen.target.tags, seen.role.tags, dict(done.stream.tags)) == (of_cluster, of_cluster, tags)
     assert seen.role.trust == trust_policy(REGION, ACCOUNT, manager.desired.cluster)
     assert seen.role.inline == {"dsqlcdc-write-orders-cdc": write_policy(STREAM_ARN)}
     assert (await manager.aws.commit(Commit(cluster=manager.desired.cluster, transactions=3))).sent[done.stream.id] > 0
@@ -531,6 +532,36 @@ async def test_delete_leaves_what_apply_did_not_make(manager: Manager) -> None:
     done = await manager.delete(everything=True)
     assert (done.actions, len(done.notes)) == ([], 3)
     assert len(manager.live()) == 1
+
+
+async def test_a_config_of_another_cluster_deletes_nothing_of_this_ones(manager: Manager) -> None:
+    await manager.apply()
+    right = manager.desired
+    other = manager.aws.dsql.create_cluster({"deletionProtectionEnabled": False})
+    other.activate()
+    manager.desired = msgspec.structs.replace(right, cluster=other.id)
+    done = await manager.delete(everything=True)
+    assert done.actions == []
+    assert sum(right.cluster in note for note in done.notes) == 2
+    manager.desired = msgspec.structs.replace(right, cluster="nobody2s2cluster2in2nobody")
+    planned = deletion(manager.desired, (await manager.work()).observed, everything=True)
+    assert planned.actions == []
+    with pytest.raises(Misconfigured, match="E171"):
+        await manager.delete(everything=True)
+    manager.desired = right  # the control: the same with the right cluster
+    assert len((await manager.delete(everything=True)).actions) == 3
+
+
+async def test_what_says_no_cluster_stays_until_apply_has_tagged_it(manager: Manager) -> None:
+    await manager.apply()
+    await manager.clients.kinesis.remove_tags_from_stream(StreamName="orders-cdc", TagKeys=[CLUSTER_TAG])
+    await manager.clients.iam.untag_role(RoleName="orders-cdc-dsql", TagKeys=[CLUSTER_TAG])
+    seen = (await manager.work()).observed
+    before = deletion(manager.desired, seen, everything=True)
+    assert [action.resource for action in before.actions] == ["cdc_stream", "iam_role"]  # the role's trust policy says it
+    assert any(CLUSTER_TAG in note for note in before.notes)
+    assert steps(await manager.apply()) == [("update", "target_tags"), ("update", "role_tags")]
+    assert len((await manager.delete(everything=True)).actions) == 3
 
 
 async def test_a_role_that_another_stream_writes_with_stays(manager: Manager) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import get_args
 
@@ -48,8 +48,10 @@ def live(tried: Sequence[tuple[float, Kind, int]], refuse: Refuse) -> list[Deed]
 
 
 def within(deeds: Sequence[Deed]) -> bool:
-    for kind, limit in LIMITS.items():
-        times = [deed.at for deed in deeds if deed.kind == kind]
+    """Of trust and policy each document has limits of its own."""
+    for kind, after in product(LIMITS, (1, 2, 3)):
+        limit, documents = LIMITS[kind], kind in ("trust", "policy")
+        times = [deed.at for deed in deeds if deed.kind == kind and (not documents or deed.after == after)]
         if any(later - earlier < limit.apart for earlier, later in pairwise(times)):
             return False
         if any(sum(0 <= at - first < DAY for at in times) > limit.a_day for first in times):
@@ -79,6 +81,16 @@ def test_what_did_not_help_is_done_again_once_the_stream_was_well_in_between() -
     assert "did not help" in refusal(deeds, action, later)
     assert refusal(deeds, action, later, well_since=deeds[0].at + 1.0) == ""
     assert refusal(deeds, msgspec.structs.replace(action, after=8), later) == ""
+
+
+def test_a_policy_for_another_reason_is_another_action_and_the_same_one_is_not() -> None:
+    done = [Deed(at=NOW, error="KINESIS_ACCESS_DENIED", kind="policy", what="x", after={"a": 1}, result="done")]
+    action = Action(what="x", kind="policy", after={"a": 2})
+    assert refusal(done, action, NOW + 5.0, error="KINESIS_KMS_ACCESS_DENIED") == ""
+    again = msgspec.structs.replace(action, after={"a": 1})
+    assert "not repeated" in refusal(done, again, NOW + 5.0, error="KINESIS_ACCESS_DENIED")
+    shards = [Deed(at=NOW, error="a", kind="shards", what="x", after=4, result="done")]  # AWS counts every change of them
+    assert refusal(shards, Action(what="x", kind="shards", after=8), NOW + 5.0, error="b")
 
 
 async def test_the_journal_is_known_to_the_next_process_and_stays_small(tmp_path: Path) -> None:

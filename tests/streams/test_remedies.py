@@ -116,7 +116,10 @@ def test_the_mode_is_switched_only_where_the_config_says_on_demand() -> None:
     kinds = [action.kind for action in remedy("KINESIS_THROUGHPUT_EXCEEDED", desired(), seen).actions]
     assert kinds == ["on_demand"]
     bound = desired(target={"mode": "provisioned", "shards": 4})
-    assert [action.kind for action in remedy("KINESIS_THROUGHPUT_EXCEEDED", bound, seen).actions] == [""]
+    unwritten = desired(target={"mode_named": False}, remedies={"default": "apply"})
+    for wish, why in ((bound, "mode says provisioned"), (unwritten, "mode is not written")):
+        found = remedy("KINESIS_THROUGHPUT_EXCEEDED", wish, seen)
+        assert ([action.kind for action in found.actions], found.can_apply, why in found.actions[0].what) == ([""], False, True)
 
 
 def test_a_role_that_nobody_looked_at_is_not_mended() -> None:

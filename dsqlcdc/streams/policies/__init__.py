@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from dsqlcdc.streams.policies.documents import SERVICE, WRITE_ACTIONS, key_arn, trust_policy, write_policy
 from dsqlcdc.streams.policies.grants import Grant, grants
-from dsqlcdc.streams.policies.trust import TrustFault, trust_faults
+from dsqlcdc.streams.policies.trust import TrustFault, trust_faults, trusted_clusters
 
-__all__ = ["SERVICE", "WRITE_ACTIONS", "Grant", "TrustFault", "grants", "key_arn", "trust_faults", "trust_policy", "write_policy"]
+__all__ = [
+    "SERVICE",
+    "WRITE_ACTIONS",
+    "Grant",
+    "TrustFault",
+    "grants",
+    "key_arn",
+    "trust_faults",
+    "trust_policy",
+    "trusted_clusters",
+    "write_policy",
+]

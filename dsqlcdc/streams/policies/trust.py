@@ -54,6 +54,13 @@ def trust_faults(
     return [*found, *min(judged, key=_distance)]
 
 
+def trusted_clusters(trust: Mapping[str, Any]) -> set[str]:
+    """Ids of the clusters, or patterns of them, whose streams the conditions on aws:SourceArn name; empty where none does."""
+    said = [clause for one in statements(trust) if one.get("Effect") == "Allow" for clause in clauses(one.get("Condition") or {})]
+    arns = [value for _, key, values in said if key.lower() == "aws:sourcearn" for value in values]
+    return {arn.partition(":cluster/")[2].partition("/")[0] or arn for arn in arns}
+
+
 def _lets_in(faults: Sequence[TrustFault]) -> bool:
     return all(fault.kind in ("open", "wide") for fault in faults)
 
