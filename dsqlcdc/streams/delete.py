@@ -68,8 +68,11 @@ def _role(desired: Desired, observed: Observed, stay: Sequence[CdcStream], notes
 
 def _target(desired: Desired, observed: Observed, writers: Sequence[CdcStream], notes: list[str], *, everything: bool) -> list[Action]:
     there = observed.target
-    if there is None or there.status == "DELETING":
+    if there is None:
         return []
+    if there.status == "DELETING":
+        detail = "is being deleted, and waited for"
+        return [Action(action="delete", resource="kinesis_stream", name=there.name, detail=detail, step="target")] if everything else []
     made_for = there.tags.get(CLUSTER_TAG)
     if not everything:
         notes.append(f"Kinesis stream {there.name} stays with the records in it: --all deletes it too")

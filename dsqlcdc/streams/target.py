@@ -102,9 +102,10 @@ async def tag(work: Work) -> None:
 
 
 async def delete(work: Work) -> None:
-    """Delete the stream with all records in it, and wait until it is gone."""
-    clients, name = work.clients, work.desired.target.name
-    await clients.find(clients.kinesis.delete_stream, doing="delete the stream", **_about(work), StreamName=name)
+    """Delete the stream with all records in it, unless it is being deleted, and wait until it is gone."""
+    clients, name, there = work.clients, work.desired.target.name, work.observed.target
+    if there is None or there.status != "DELETING":
+        await clients.find(clients.kinesis.delete_stream, doing="delete the stream", **_about(work), StreamName=name)
     await _until_gone(work)
 
 
