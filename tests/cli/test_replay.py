@@ -280,7 +280,7 @@ def test_tail_prints_changes_and_leaves_no_trace(road: Road) -> None:
     answer = road.run("tail", "CONFIG", "--json")
     assert answer.code == 0, answer.err
     assert sorted(line["row"]["id"] for line in answer.jsons) == [1, 2, 9]
-    assert "1 bad records" in answer.err
+    assert "1 bad record," in answer.err
     assert "unreadable" in answer.err
     before = {path.name for path in road.directory.iterdir()} - {f"{STRICT}.py", "__pycache__"}
     assert before == {"dsqlcdc.yaml"}

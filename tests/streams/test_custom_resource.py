@@ -216,7 +216,7 @@ async def test_an_update_whose_stream_fails_leaves_the_old_one_and_nothing_besid
 
 async def test_a_stream_that_takes_too_long_is_reported_by_name_while_there_is_time_to(stack: Stack) -> None:
     stack.aws.dsql.delay = 60.0
-    told = await stack.send(stack.event("Create"), seconds=cfn._MARGIN + 1.5)
+    told = await stack.send(stack.event("Create"), seconds=cfn._MARGIN + 4.0)
     (stream,) = stack.live()
     assert (told["Status"], told["PhysicalResourceId"]) == ("FAILED", f"{stack.cluster}/{stream.id}")
     assert "E483" in told["Reason"]
@@ -224,7 +224,7 @@ async def test_a_stream_that_takes_too_long_is_reported_by_name_while_there_is_t
 
 async def test_delete_waits_for_what_is_being_made(stack: Stack) -> None:
     stack.aws.dsql.delay = 60.0
-    told = await stack.send(stack.event("Create"), seconds=cfn._MARGIN + 1.5)
+    told = await stack.send(stack.event("Create"), seconds=cfn._MARGIN + 4.0)
     (stream,) = stack.live()
     assert stream.status == "CREATING"
     stack.aws.dsql.delay = 0.01
