@@ -100,5 +100,5 @@ async def test_the_sink_makes_one_when_it_is_configured() -> None:
     async with OpenSearchSink.from_options(options, Context("p", "s")) as one:
         assert isinstance(one._rows, Database)
     for wrong in ({"late_upsert": "verify"}, {"verify": {"endpoint": "h"}}):
-        with pytest.raises(ValueError, match="late_upsert|verify"):
+        with pytest.raises(ValueError, match=r"late_upsert|verify"):
             OpenSearchSink.from_options({"url": "https://h", **wrong}, Context("p", "s"))
