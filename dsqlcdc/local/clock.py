@@ -13,6 +13,7 @@ class Clock:
         self._read = read
         self._base = self._first = (time.time() if start is None else start) - read()
         self._last_ns = 0
+        self.life = 0
 
     def now(self) -> float:
         return self._base + self._read()
@@ -24,8 +25,9 @@ class Clock:
         self._base += seconds
 
     def restart(self) -> None:
-        """Back to the wall clock: for whoever has just forgotten everything that was dated."""
+        """Back to the wall clock, in a new `life`: for whoever has just forgotten everything that was dated."""
         self._base, self._last_ns = self._first, 0
+        self.life += 1
 
     def unique_ns(self) -> int:
         """Nanoseconds since the epoch, above every one given before: the commit time of a transaction."""

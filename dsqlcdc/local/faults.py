@@ -18,7 +18,8 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     `kind`: error: answered with `code`, without being done; `status` and `message`, where left out, are those the service has for this
     code. reset: the connection breaks before anything is done.
     cut: done, but the connection breaks in the middle of the reply's body. lost: done, but the connection breaks before the reply.
-    slow: done, and the body takes `seconds` to come. hang: nothing happens for `seconds`, then it is done.
+    slow: done, and the body takes `seconds` to come. hang: nothing happens for `seconds`, then it is done, unless
+    everything was reset meanwhile.
 
     aiohttp's client, and so aiobotocore, asks an idempotent call (a PUT is one) again by itself, once, when a kept-alive connection breaks
     before the answer: reset and lost are seen by such a client from `times` 2 on.

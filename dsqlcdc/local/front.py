@@ -30,6 +30,7 @@ class Front:
         self._faults, self._denials = faults, denials
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        life = self._clock.life
         body = await request.read()
         service = service_of(request.headers, request.query)
         operation = operation_of(service, request.method, request.path, request.query, request.headers, body)
@@ -41,6 +42,8 @@ class Front:
             return _break(request)
         if fault is not None and fault.kind == "hang":
             await asyncio.sleep(fault.seconds)
+        if life != self._clock.life:  # a reset came in between: what was asked for before it must not be done after it
+            return _break(request)
         reply = await self._answer(request, service, operation, body, fault)
         if fault is not None and fault.kind == "lost":
             return _break(request)

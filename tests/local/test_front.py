@@ -173,6 +173,23 @@ async def test_a_slow_or_hanging_reply_takes_its_time_and_is_whole(aws: Local, c
     assert loop.time() - began >= 0.25
 
 
+async def test_what_hung_when_everything_was_reset_is_not_done_afterwards(aws: Local) -> None:
+    """A killed process's last write would else land in the next test's world."""
+    aws.faults.add(Fault(kind="hang", operation="CreateStream", seconds=0.2))
+    order = {"json": {"StreamName": "late", "ShardCount": 1}, "headers": {"X-Amz-Target": "Kinesis_20131202.CreateStream"}}
+    async with aiohttp.ClientSession() as session:
+        asking = asyncio.create_task(session.post(aws.endpoint, **order))
+        while not aws.faults.hits:
+            await asyncio.sleep(0)
+        await aws.reset()
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await asking
+        assert aws.kinesis.names() == []
+        async with session.post(aws.endpoint, **order) as answered:
+            assert answered.status == 200
+    assert aws.kinesis.names() == ["late"]
+
+
 async def test_a_bucket_that_vanished_comes_back_with_its_objects(aws: Local, call: Clients, bucket: str) -> None:
     await call.s3.put_object(Bucket=bucket, Key="k", Body=b"x")
     assert await control(aws, "bucket", name=bucket) == (200, {"done": True})
