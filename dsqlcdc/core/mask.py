@@ -130,3 +130,6 @@ class Masked(Sink):
 
     def word(self) -> bytes:
         return self._sink.word()
+
+    def account(self, word: bytes) -> bytes:
+        return self._sink.account(word)

@@ -176,7 +176,7 @@ class Replayer:
             found = msgspec.json.decode(body, type=Manifest)
         except Missing:
             raise Unavailable("cannot read the manifest of a replay", where=where, why="it was there a moment ago") from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Misconfigured(
                 "cannot read the manifest of a replay",
                 where=where,
