@@ -9,16 +9,22 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import msgspec
+
 from dsqlcdc.contract import Misconfigured, Progress, Resume, Unavailable
 from dsqlcdc_s3.chain import Chain, Owner
+from dsqlcdc_s3.delivered import is_void
 from dsqlcdc_s3.digest import Previous, body_of, compose, digest_key, message, parse, tree_of
 from dsqlcdc_s3.lanes import Lanes
 from dsqlcdc_s3.manifest import Link, Manifest, Seal, ShardState, digest
 from dsqlcdc_s3.objects import PAGE, Missing, Objects, Put
 from dsqlcdc_s3.paths import manifest_key
+from dsqlcdc_s3.replay import Manifest as Replay
 from dsqlcdc_s3.signing import Signer
 
 log = logging.getLogger("dsqlcdc.s3")
+
+_decode_replay = msgspec.json.Decoder(Replay).decode
 
 Store = Callable[[], AbstractAsyncContextManager[Objects]]
 """Opens the bucket that digests go to."""
@@ -75,18 +81,18 @@ class Sealer:
             if self._beside is not None:
                 self._beside.update(beside.key for beside in manifest.seal.beside)
 
-    async def tell(self, resume: Resume, closing: bool) -> Callable[[Sequence[Progress]], Seal]:
-        """What a seal says, but for the positions: those are the moment's in which it is claimed."""
-        beside = await self._beside_links()
+    async def tell(self, resume: Resume, closing: bool) -> tuple[Callable[[Sequence[Progress]], Seal], list[str]]:
+        """What a seal says, but for the positions: those are the moment's in which it is claimed. And objects of replays that are void."""
+        beside, void = await self.replays()
         try:
             self._told = await resume.gaps()
         except Unavailable as fault:  # the next digest will say
             log.warning("the gaps of the period could not be asked for (%s): the digest names those known before", fault)
         gaps = list(self._told)
-        return lambda progress: Seal("daemon", closing, states(progress, resume.lineage()), gaps, dict(resume.dead()), beside)
+        return lambda progress: Seal("daemon", closing, states(progress, resume.lineage()), gaps, dict(resume.dead()), beside), void
 
-    async def _beside_links(self) -> list[Link]:
-        """The manifests of replays that no seal has named yet."""
+    async def replays(self) -> tuple[list[Link], list[str]]:
+        """The manifests of replays that no seal has named yet and whose object is there, for ever; and those objects that are void."""
         start, keys = f"{self._owner.prefix}manifests/replay-", list[str]()
         while True:
             page = await self._objects.list(start, keys[-1] if keys else start)
@@ -94,23 +100,23 @@ class Sealer:
             if len(page) < PAGE:
                 break
         if not keys:
-            return []
+            return [], []
         if self._beside is None:
             self._beside = await self.named(self.sealed)
-        return await self.links([key for key in keys if key not in self._beside])
-
-    async def links(self, keys: Sequence[str]) -> list[Link]:
-        """Objects by key and hash, in order of their keys."""
-        found: list[Link] = []
+        known, found, void = self._beside, list[Link](), list[str]()
 
         async def one(key: str) -> None:
-            hashed = hashlib.sha256()
-            async for chunk in self._objects.get(key):
-                hashed.update(chunk)
-            found.append(Link(key, hashed.hexdigest()))
+            body = b"".join([chunk async for chunk in self._objects.get(key)])
+            part = _decode_replay(body).part.key
+            try:
+                if await is_void(self._objects, part):
+                    void.append(part)
+            except Missing:  # begun and not finished: `dead replay` may take it up again
+                return
+            found.append(Link(key, digest(body)))
 
-        await self._lanes.each(keys, one)
-        return sorted(found, key=lambda link: link.key)
+        await self._lanes.each([key for key in keys if key not in known], one)
+        return sorted(found, key=lambda link: link.key), sorted(void)
 
     async def named(self, seal: int, back: Callable[[Manifest], bool] = lambda _: True) -> set[str]:
         """The keys beside the chain that seals name, from this one back, as long as `back` says."""
@@ -123,11 +129,11 @@ class Sealer:
             seal = manifest.sealed
         return named
 
-    async def finish(self) -> int:
-        """Write the digests that are missing, oldest first; how many those were. A crash before this is made good by the next call."""
+    async def finish(self) -> list[str]:
+        """Write the digests that are missing, oldest first: their keys. A crash before this is made good by the next call."""
         async with self._finishing, self._store() as store:
             if self._done == self.sealed:
-                return 0
+                return []
             missing: list[int] = []
             seal, previous = self.sealed, None
             while seal and (previous := await self._previous(store, seal)) is None:
@@ -140,7 +146,7 @@ class Sealer:
                 previous = await self._write(store, n, previous)
                 self._leaves = {known: leaf for known, leaf in self._leaves.items() if known > n}
             self._done = missing[0] if missing else seal
-            return len(missing)
+            return [digest_key(self._prefix, n) for n in reversed(missing)]
 
     async def _previous(self, store: Objects, n: int) -> Previous | None:
         key = digest_key(self._prefix, n)

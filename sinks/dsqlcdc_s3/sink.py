@@ -253,25 +253,25 @@ class S3Sink(Sink):
         sealer, resume = self._sealer, self._resume
         if sealer is None or resume is None:
             raise RuntimeError("the sink has not been entered and resumed")
-        told = await sealer.tell(resume, closing)
+        told, void = await sealer.tell(resume, closing)
         async with self._turn:
             if self._stopped is not None:
                 raise self._stopped
             if self._begun is not None:
                 return False
             try:
-                await self._seal(told)
+                await self._seal(told, void)
             except Held as fault:
                 self._stopped = fault
                 raise
         await sealer.finish()
         return True
 
-    async def _seal(self, told: Callable[[Sequence[Progress]], Seal]) -> None:
+    async def _seal(self, told: Callable[[Sequence[Progress]], Seal], void: Sequence[str]) -> None:
         chain, parts = self._ready()
         while True:
             progress = self._progress()
-            manifest = self._manifest((), progress, told(progress))
+            manifest = self._manifest((), progress, told(progress), void)
             begun = Begun((), manifest, manifest.encode(), {}, (), [], progress, claimed=False)
             if await self._claim(chain, parts, begun):
                 return self._pass(manifest, Link(manifest_key(self._options.prefix, manifest.n), digest(begun.body)))
@@ -326,7 +326,9 @@ class S3Sink(Sink):
             progress=progress,
         ), setbacks
 
-    def _manifest(self, parts: Sequence[Part], progress: Sequence[Progress], seal: Seal | None = None) -> Manifest:
+    def _manifest(
+        self, parts: Sequence[Part], progress: Sequence[Progress], seal: Seal | None = None, void: Sequence[str] = ()
+    ) -> Manifest:
         n, prefix, lock = self._next, self._options.prefix, self._options.object_lock
         return Manifest(
             format=FORMAT,
@@ -340,7 +342,7 @@ class S3Sink(Sink):
             newest_arrived=max([self._newest, *(part.arrivals[1] for part in parts)]),
             parts=[entry(part, part.partition.key(prefix, n, number)) for number, part in enumerate(parts)],
             reads=self._books.untold(progress),
-            voided=list(self._voided),
+            voided=[*self._voided, *void],
             stream=self._resume.stream if self._resume is not None else "",
             carried=tuple(self._books.carried),
             sealed=self._sealer.sealed if self._sealer is not None else 0,

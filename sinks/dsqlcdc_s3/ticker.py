@@ -30,7 +30,7 @@ class Ticker:
     Nothing it meets but Held ends anything: delivery goes on, and the digest that is missing is written when it can be.
     """
 
-    def __init__(self, seal: Seal, finish: Callable[[], Awaitable[int]], every: float, clock: Callable[[], float], where: str) -> None:
+    def __init__(self, seal: Seal, finish: Callable[[], Awaitable[object]], every: float, clock: Callable[[], float], where: str) -> None:
         self._seal, self._finish, self._every, self._clock, self._where = seal, finish, every, clock, where
         self._task = asyncio.create_task(self._run(), name=f"digests of {where}")
 

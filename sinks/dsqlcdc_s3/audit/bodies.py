@@ -70,7 +70,7 @@ class Bodies:
             await self._read(entry.key, content)
         except Missing:
             if job.open_end:
-                report.add("note", "undecided", entry.key, "the last batch was begun and not finished: the next run decides it")
+                report.add("note", "undecided", entry.key, "it was begun and not finished: nobody has said yet what becomes of it")
             elif mark(entry.key) not in self._hidden:
                 report.add("missing", "object", entry.key, f"a manifest{f' ({job.n})' if job.n else ''} names it, and it is not there")
             return
@@ -105,7 +105,9 @@ class Bodies:
     def _decide(self, job: Job, content: Content) -> None:
         key, report = job.entry.key, self._report
         told = mark(key) in self._voided
-        if content.void and not told and not job.beside:
+        if content.void and not told:
+            if job.open_end and job.beside:
+                return
             if job.open_end:
                 report.add("note", "undecided", key, "it was given up, and the manifest that will say so is not written yet")
             else:

@@ -44,13 +44,13 @@ class Shard(msgspec.Struct, kw_only=True):
 
 
 class Coverage:
-    """All shards of a chain, fed manifest by manifest."""
+    """All shards of a chain, fed manifest by manifest. Of all runs together: read = Σ settled + open + left; `left` was open when a run ended."""
 
     def __init__(self, find: Find) -> None:
         self._find = find
         self.shards: dict[str, Shard] = {}
         self.gaps: dict[str, Mapping[str, Any]] = {}
-        self.read = 0
+        self.read = self.left = 0
         self.settled: dict[str, int] = {}
         self._stream = ""
         self._first: Run | None = None
@@ -104,6 +104,7 @@ class Coverage:
             if not shard.ended:
                 self._doubt("stream", name, where, f"{name} of {self._stream} was not read to its end, and {stream} is read from here on")
         if self._stream:
+            self.left += self.open
             self.shards, self._first = {}, None
         self._stream = stream
 
@@ -119,6 +120,7 @@ class Coverage:
             if read.start != (shard.end or shard.start):
                 self._find("gap", where, f"{name} was read up to {shard.end or shard.start}, and the same run goes on at {read.start}")
         else:
+            self.left += shard.open
             pending = self._succeed(shard, read, where)
         if pending and read.first:
             if behind(pending, read.first):

@@ -25,8 +25,8 @@ class Finding(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, kw_only=True):
     """What was judged, and what was found.
 
-    `read`, `settled` and `open`: of all runs together; what was open when a run was killed was read again by the next. `unproved`: what no
-    verification of this lake can say, in sentences.
+    Of all runs together: read = Σ settled + open + left; what was `left` was open when a run ended, and was read again by the next.
+    `unproved`: what no verification of this lake can say, in sentences.
     """
 
     pipeline: str
@@ -50,6 +50,7 @@ class Report(msgspec.Struct, kw_only=True):
     read: int = 0
     settled: dict[str, int] = {}
     open: int = 0
+    left: int = 0
     deep: bool = False
     findings: list[Finding] = []
     more: int = 0

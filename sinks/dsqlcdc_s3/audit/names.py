@@ -27,7 +27,6 @@ class Names:
     def __init__(self, lake: Lake, prefix: str, report: Report, spill: Spill) -> None:
         self._lake, self._prefix, self._report, self._spill = lake, prefix, report, spill
         self.first = self.last = 0
-        self.beside = 0
         self.hidden: set[int] = set()
 
     async def look(self) -> None:
@@ -42,7 +41,7 @@ class Names:
             if n is not None:
                 self.first, self.last = self.first or n, n
             elif _BESIDE.fullmatch(key.removeprefix(self._prefix)):
-                self.beside += 1
+                self._spill.add("beside-there", key)
             else:
                 self._report.add("altered", "foreign", key, "nothing that dsqlcdc writes has this name")
 

@@ -143,6 +143,8 @@ class Verification:
     async def _beside(self, bodies: Bodies) -> None:
         """The manifests that no chain links: those of replays, and of Lambda."""
         report, spill = self.report, self._spill
+        lost = set[int]() if self._partial else spill.without("beside-named", "beside-there") - self._names.hidden
+        unsealed = set[int]() if self._partial else spill.without("beside-there", "beside-named")
 
         async def keys() -> AsyncGenerator[str, None]:
             if self._partial:
@@ -157,15 +159,12 @@ class Verification:
                 body = await whole(self._lake, key)
                 if body is None:
                     continue
-                spill.add("beside-there", key)
                 spill.add("beside-there-whole", f"{key}:{digest(body)}")
-                for job in self._jobs_beside(key, body):
+                for job in self._jobs_beside(key, body, open_end=mark(key) in unsealed):
                     spill.add("data-named", job.entry.key)
                     yield job
 
         await bodies.judge(jobs(), lambda job: None)
-        lost = spill.without("beside-named", "beside-there") - self._names.hidden
-        unsealed = spill.without("beside-there", "beside-named")
         changed = len(spill.without("beside-there-whole", "beside-named-whole")) > len(unsealed)
         if lost or changed:
             async for link in self._sealed_links(0):
@@ -178,17 +177,17 @@ class Verification:
             what = "written since the last digest, or by batches that came late: no digest covers them yet (`dsqlcdc audit digest`)"
             report.add("note", "unsealed", self._owner.place, f"{len(unsealed)} manifests beside the chain were {what}")
 
-    def _jobs_beside(self, key: str, body: bytes) -> list[Job]:
+    def _jobs_beside(self, key: str, body: bytes, *, open_end: bool) -> list[Job]:
         """The objects of a manifest beside the chain."""
         owner, report = self._owner, self.report
         try:
             if "/replay-" in key:
                 one = msgspec.json.decode(body, type=replay.Manifest)
-                found, pipeline, sink = [Job(one.part, 0, beside="replay", open_end=True)], one.pipeline, one.sink
+                found, pipeline, sink = [Job(one.part, 0, beside="replay", open_end=open_end)], one.pipeline, one.sink
             else:
                 many = msgspec.json.decode(body, type=apart.Manifest)
                 self._apart = True
-                found, pipeline, sink = [Job(part, 0, beside="apart", open_end=True) for part in many.parts], many.pipeline, many.sink
+                found, pipeline, sink = [Job(part, 0, beside="apart", open_end=open_end) for part in many.parts], many.pipeline, many.sink
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             report.add("altered", "manifest", key, f"it cannot be read ({error})")
             return []
@@ -228,7 +227,8 @@ class Verification:
         if anchor is not None:
             coverage.know(anchor.gaps)
         coverage.end(report.sealed)
-        report.shards, report.read, report.settled, report.open = len(coverage.shards), coverage.read, coverage.settled, coverage.open
+        report.shards, report.read, report.settled = len(coverage.shards), coverage.read, coverage.settled
+        report.open, report.left = coverage.open, coverage.left
         for gap in coverage.gaps.values():
             acked = f"acknowledged: {gap['acked']}" if gap.get("acked") else "not acknowledged"
             report.add(
