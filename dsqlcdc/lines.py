@@ -17,7 +17,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WORDS = {op: op.word for op in Op}
 
 
-class _Line(msgspec.Struct, gc=False):
+class _Line(msgspec.Struct, gc=False, omit_defaults=True):
     id: str
     op: str
     schema: str
@@ -32,10 +32,11 @@ class _Line(msgspec.Struct, gc=False):
     shard: str
     sequence: str
     arrived_at: str
+    late: bool = False
 
 
-class _RawLine(_Line, gc=False):
-    raw: Any
+class _RawLine(_Line, gc=False, omit_defaults=True):
+    raw: Any = None
 
 
 _encode = msgspec.json.encode
@@ -46,8 +47,9 @@ def line(change: Change, raw: bool = False) -> bytes:
 
     `id` is in hex, `op` a word, `version` nanoseconds since the epoch as an integer; `committed_at` is the same moment, RFC 3339 in UTC
     with all nine digits; `arrived_at` has milliseconds, which is what Kinesis knows. `row` and `before` are the images as received, `key`
-    the key columns, each null where there is none. With `raw` the record is added exactly as received, as a JSON string; of a reassembled
-    row an object of such strings: `main` (its main record), `before` and `after` (the image texts that were cut).
+    the key columns, each null where there is none. `late` is there, and true, where the change came too late for order `commit`. With `raw`
+    the record is added exactly as received, as a JSON string; of a reassembled row an object of such strings: `main` (its main record),
+    `before` and `after` (the image texts that were cut).
 
     Raises UnicodeDecodeError, with `raw`, where the record is not UTF-8, and OverflowError where the version lies beyond the year 9999:
     the wire decoder lets neither through.
@@ -70,6 +72,7 @@ def line(change: Change, raw: bool = False) -> bytes:
         change.shard,
         change.sequence,
         _second(arrived) + str(millis + 1000)[1:] + "Z",
+        change.late,
     )
     text = _encode(_RawLine(*fields, received(change)) if raw else _Line(*fields))
     if _LINE_FEED in text or _RETURN in text:

@@ -43,7 +43,8 @@ class Status(msgspec.Struct, frozen=True):
     """One pipeline at a moment. read == sum of settled + open.
 
     `retention_used`: the part (from 0) of the stream's retention that has gone by since nothing was owed. `alarm`: the level of it that was
-    told because the sink stands still, 0 where it does not.
+    told because the sink stands still, 0 where it does not. `held`: changes of `open` that are held back for commit order; `late`: changes that
+    came too late for it.
     """
 
     pipeline: str
@@ -69,3 +70,5 @@ class Status(msgspec.Struct, frozen=True):
     reason: str = ""
     retention_used: float = 0.0
     alarm: float = 0.0
+    held: int = 0
+    late: int = 0

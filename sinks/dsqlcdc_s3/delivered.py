@@ -26,6 +26,7 @@ class Line(msgspec.Struct, gc=False):
     arrived_at: datetime
     shard: str
     sequence: str
+    version: int
 
 
 _decode = msgspec.json.Decoder(Line).decode
@@ -36,10 +37,11 @@ class Damaged(Misconfigured):
 
 
 class Delivered(msgspec.Struct):
-    """What parts were found to hold: by id the arrival (seconds), and by shard the furthest position."""
+    """What parts were found to hold: by id the arrival (seconds), by shard the furthest position, and the newest version."""
 
     ids: dict[bytes, float] = {}
     furthest: dict[str, tuple[int, str]] = {}
+    newest: int = 0
 
 
 def position(sequence: str) -> tuple[int, str]:
@@ -123,6 +125,7 @@ def _add(lines: list[bytes], since: float, into: Delivered, key: str, only: Coll
         if arrived + _MILLISECOND < since or (only is not None and id not in only):
             continue
         into.ids[id] = arrived
+        into.newest = max(into.newest, line.version)
         at = position(line.sequence)
         if into.furthest.get(line.shard, (0, "")) < at:
             into.furthest[line.shard] = at

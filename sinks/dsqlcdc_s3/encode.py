@@ -48,8 +48,8 @@ def void() -> bytes:
 def encode(changes: Sequence[tuple[int, Change]], *, raw: bool, level: int, cap: int = CAP) -> tuple[list[Part], list[Setback]]:
     """The parts of a batch of (index, change), in order of partition, and DEAD for each row that cannot be encoded.
 
-    Rows stand by (version, shard, sequence). One line at a time is uncompressed in memory; all compressed parts of the batch are kept,
-    since the manifest names their hashes before the first is sent: at most what the batch holds itself.
+    Rows stand by (version, transaction, shard, sequence). One line at a time is uncompressed in memory; all compressed parts of the batch are
+    kept, since the manifest names their hashes before the first is sent: at most what the batch holds itself.
     """
     hours: dict[tuple[str, str, int], list[tuple[int, Change]]] = {}
     for row in changes:
@@ -69,9 +69,9 @@ def encode(changes: Sequence[tuple[int, Change]], *, raw: bool, level: int, cap:
     return parts, dead
 
 
-def _position(row: tuple[int, Change]) -> tuple[int, str, int, str]:
+def _position(row: tuple[int, Change]) -> tuple[int, str, str, int, str]:
     change = row[1]
-    return change.version, change.shard, len(change.sequence), change.sequence
+    return change.version, change.transaction, change.shard, len(change.sequence), change.sequence
 
 
 def _parts(where: Partition, rows: list[tuple[int, Change]], dead: list[Setback], raw: bool, level: int, cap: int) -> Iterator[Part]:

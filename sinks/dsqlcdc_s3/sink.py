@@ -147,15 +147,16 @@ class S3Sink(Sink):
         first = here.oldest if here else 0
         if here is None or last - first > _WINDOW:  # only the last can be undecided: its writer had decided all before it
             first = await chain.since(max(first, await chain.first() or last), last, resume.since)
-        known = await self._decide_all(parts, first, last, resume.since)
+        known, newest = await self._decide_all(parts, first, last, resume.since)
         self._epoch = 1 + max(end.epoch, word.epoch if word else 0)
         self._next = max(self._next, last + 1)
         self._prev = Link(manifest_key(self._options.prefix, last), digest(body)) if self._next == last + 1 else None
         self._newest = end.newest_arrived
-        return (Known(id, arrived) for id, arrived in known.items())
+        return (Known(id, arrived, newest) for id, arrived in known.items())
 
-    async def _decide_all(self, parts: Parts, first: int, last: int, since: float) -> dict[bytes, float]:
+    async def _decide_all(self, parts: Parts, first: int, last: int, since: float) -> tuple[dict[bytes, float], int]:
         known: dict[bytes, float] = {}
+        newest = 0
         reach: dict[str, tuple[int, str]] = {}
         voided: list[str] = []
         noted: set[str] = set()
@@ -166,13 +167,14 @@ class S3Sink(Sink):
             noted.update(key for manifest in manifests for key in manifest.voided)
             voided += found.parts
             known |= found.delivered.ids
+            newest = max(newest, found.delivered.newest)
             for shard, at in found.delivered.furthest.items():
                 reach[shard] = max(at, reach.get(shard, at))
             if known and not told_from:
                 told_from = start
         self._voided = [key for key in voided if key not in noted]
         self._memory.wrote(told_from, reach)
-        return known
+        return known, newest
 
     def word(self) -> bytes:
         """The epoch, and the oldest manifest with lines that may be read again."""
