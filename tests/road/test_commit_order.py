@@ -39,8 +39,8 @@ def stream_of(some: Sequence[Row], data: st.DataObject) -> MemoryStream:
         tx = f"tx{transaction}-{version(second)}"
         row = {"id": number, "text": "x" * 40}
         if number % 7 == 3:
-            for record in chunked("c", "app.t", row, version(second), transaction=tx, size=30, chunk_id=f"c{number}"):
-                arrivals.append((second + delay, record))
+            pieces = chunked("c", "app.t", row, version(second), transaction=tx, size=30, chunk_id=f"c{number}")
+            arrivals += [(second + delay, record) for record in pieces]
         else:
             arrivals.append((second + delay, full("c", "app.t", row, version(second), transaction=tx)))
         if number % 5 == 2:
@@ -72,7 +72,8 @@ def test_with_disorder_within_the_hold_the_output_is_exactly_commit_order(some: 
     sink, status = run(stream, source=source, held_room=data.draw(st.sampled_from((0, 1500, 1 << 30)), "room"))
     wanted = sorted((version(second), f"tx{transaction}-{version(second)}") for second, _, transaction in some)
     assert committed(sink) == wanted
-    assert status.late == 0 and not any(change.late for change in sink.written)
+    assert status.late == 0
+    assert not any(change.late for change in sink.written)
     assert status.open == status.held == 0
 
 
@@ -119,11 +120,13 @@ def test_an_idle_shard_and_a_closed_one_hold_nothing_back_for_ever() -> None:
         for _ in range(8):
             await asyncio.sleep(1.0)
             stream.now += 1.0
-        assert sink.written == [] and pipeline.status().held == 1
+        assert sink.written == []
+        assert pipeline.status().held == 1
         for _ in range(5):
             await asyncio.sleep(1.0)
             stream.now += 1.0
-        assert len(sink.written) == 1 and pipeline.status().held == 0
+        assert len(sink.written) == 1
+        assert pipeline.status().held == 0
         stop.set()
         await task
 
@@ -144,7 +147,9 @@ def test_what_is_held_at_a_stop_stays_owed_and_is_read_again() -> None:
         stop.set()
         await task
         status = pipeline.status()
-        assert sink.written == [] and status.open == status.held == 3 and pipeline.state == "done"
+        assert sink.written == []
+        assert status.open == status.held == 3
+        assert pipeline.state == "done"
         await bench.checkpoints.close()
         again = bench.run(sink, spill=FileSpill())
         await again.run(asyncio.Event())
@@ -184,7 +189,8 @@ def test_what_comes_back_from_the_disk_is_what_went_there() -> None:
     for sink, room in ((kept, 1 << 30), (spilled, 0)):
         bench = Bench(stream, order="commit", hold_back=HOLD, spill=FileSpill(), held_room=room, tables=tables)
         play(bench.run(sink, source=MemorySource(stream, seed=3, page=3)).run(asyncio.Event()))
-    assert spilled.written == kept.written and len(kept.written) == 6
+    assert spilled.written == kept.written
+    assert len(kept.written) == 6
     assert {change.typed is None for change in spilled.written} == {True, False}
 
 
@@ -194,7 +200,8 @@ def test_a_full_disk_stops_the_pipeline_and_loses_nothing() -> None:
             raise Misconfigured("no room", where="/tmp", why="full", run="df -h", code="E215")
 
     stream = MemoryStream(now=START)
-    stream.put(*stream.shards, full("c", "app.t", {"id": 1}, version(0)))
+    (shard,) = stream.shards
+    stream.put(shard, full("c", "app.t", {"id": 1}, version(0)))
     bench, sink = Bench(stream, order="commit", hold_back=HOLD), RecordingSink()
     with pytest.raises(Misconfigured, match="no room"):
         play(bench.run(sink, spill=Full(), held_room=0).run(asyncio.Event()))
