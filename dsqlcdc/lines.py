@@ -10,7 +10,7 @@ import msgspec
 
 from dsqlcdc.contract import Change, Op
 
-__all__ = ["commit_time", "line", "received"]
+__all__ = ["commit_time", "line", "received", "rewritten"]
 
 _LINE_FEED, _RETURN = b"\n\r"  # as integers: looking for one byte is five times faster so
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -79,6 +79,52 @@ def line(change: Change, raw: bool = False) -> bytes:
         # An image may have line ends between its tokens; inside strings they cannot stand unescaped.
         text = text.replace(b"\n", b" ").replace(b"\r", b" ")
     return text + b"\n"
+
+
+def rewritten(
+    *,
+    id: str,
+    op: str,
+    schema: str,
+    table: str,
+    cluster: str,
+    key: str | None,
+    row: str | None,
+    before: str | None,
+    version: int,
+    transaction: str,
+    shard: str,
+    sequence: str,
+    arrived_millis: int,
+    late: bool,
+    raw: str | None,
+) -> bytes:
+    """The very line that `line` made, from what it holds: `key`, `row`, `before` and `raw` as JSON texts, `arrived_millis` since the epoch."""
+    seconds, nanos = divmod(version, 1_000_000_000)
+    arrived, millis = divmod(arrived_millis, 1000)
+    made = _RawLine(
+        id=id,
+        op=op,
+        schema=schema,
+        table=table,
+        cluster=cluster,
+        key=_image(key),
+        row=_image(row),
+        before=_image(before),
+        version=version,
+        committed_at=_second(seconds) + str(nanos + 1_000_000_000)[1:] + "Z",
+        transaction=transaction,
+        shard=shard,
+        sequence=sequence,
+        arrived_at=_second(arrived) + str(millis + 1000)[1:] + "Z",
+        late=late,
+        raw=_image(raw),
+    )
+    return _encode(made) + b"\n"
+
+
+def _image(text: str | None) -> msgspec.Raw | None:
+    return None if text is None else msgspec.Raw(text.encode())
 
 
 def commit_time(change: Change) -> datetime:

@@ -41,7 +41,7 @@ _WINDOW = 64
 
 
 class S3Sink(Sink):
-    """JSON Lines in S3, every change once, whatever crashes.
+    """JSON Lines or Parquet in S3, every change once, whatever crashes.
 
     `objects` opens the store (tests put a faulty one there); `clock` gives seconds since the epoch, for `created_at` only; `writer` names
     this run among all writers; `cap` is the size of an object at the most.
@@ -65,6 +65,7 @@ class S3Sink(Sink):
         self._clock = clock
         self._writer = writer or unique_name()
         self._cap = cap
+        self._shape = options.shape(context.columns)
         self.lanes = 1
         self.batching = Batching(bytes=options.roll.bytes, records=options.roll.records, age=options.roll.age)
         self._place = f"s3://{options.bucket}/{options.prefix}"
@@ -91,6 +92,8 @@ class S3Sink(Sink):
         checked = S3Options.model_validate(options)
         if context.whole:
             return cls(checked, context)
+        if checked.format != "jsonl":
+            raise ValueError(f"format {checked.format} cannot be written in Lambda: pyarrow alone is most of what a function may hold")
         return BatchSink(checked, context, lambda: in_aws(checked, context), writer=unique_name())
 
     async def __aenter__(self) -> Self:
@@ -101,7 +104,7 @@ class S3Sink(Sink):
         owner = Owner(context.pipeline, context.sink, self._place, self._options.prefix)
         self._chain = Chain(objects, owner)
         self._replays = Replays(objects, self._options.prefix)
-        self._replayer = Replayer(objects, self._chain, owner, self._options, self._clock)
+        self._replayer = Replayer(objects, self._chain, owner, self._options, self._clock, self._shape)
         self._parts = Parts(objects, self._chain, f"s3://{self._options.bucket}/", self._options.parallel)
         return self
 
@@ -242,9 +245,9 @@ class S3Sink(Sink):
         rows, setbacks = fresh(changes, self._memory.untold, replays.taken)
         options = self._options
         if sum(change.size for _, change in rows) < _INLINE:
-            parts, dead = encode(rows, raw=options.raw, level=options.gzip, cap=self._cap)
+            parts, dead = encode(rows, raw=options.raw, level=options.level, cap=self._cap, shape=self._shape)
         else:
-            parts, dead = await asyncio.to_thread(encode, rows, raw=options.raw, level=options.gzip, cap=self._cap)
+            parts, dead = await asyncio.to_thread(encode, rows, raw=options.raw, level=options.level, cap=self._cap, shape=self._shape)
         setbacks += dead
         if not parts:
             return None, setbacks
@@ -272,7 +275,7 @@ class S3Sink(Sink):
             created_at=datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             prev=self._prev,
             newest_arrived=max(self._newest, max(part.arrivals[1] for part in parts)),
-            parts=[entry(part, part.partition.key(prefix, n, number)) for number, part in enumerate(parts)],
+            parts=[entry(part, part.partition.key(prefix, n, number, part.suffix)) for number, part in enumerate(parts)],
             reads=differences(progress, self._reported),
             voided=list(self._voided),
         )
