@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from dsqlcdc.errors import Misconfigured
-from dsqlcdc.local import Deny, Fault
+from dsqlcdc.local import Commit, Deny, Fault
 from dsqlcdc.streams.apply import apply
-from dsqlcdc.streams.desired import Target
+from dsqlcdc.streams.desired import CLUSTER_TAG, Desired, Target
 
-from .manager import ACCOUNT, REGION, ROLE_ARN, STREAM_ARN, Manager
+from .manager import ACCOUNT, REGION, ROLE_ARN, STREAM_ARN, Manager, steps
 from .mortal import Life
 
 
@@ -112,3 +112,69 @@ async def test_a_denial_of_any_write_names_action_and_resource_and_the_next_appl
     manager.aws.denials.clear()
     assert (await manager.apply()).stream.status == "ACTIVE"
     assert len(manager.live()) == 1
+
+
+# what was made for another cluster -----------------------------------------------------------------------------------------------------
+
+
+async def other_cluster(manager: Manager) -> tuple[Desired, Desired]:
+    """The config of a cluster that has a living stream, and the same config with another cluster in it, which is ACTIVE too."""
+    await manager.apply()
+    made = manager.aws.dsql.create_cluster({"deletionProtectionEnabled": False})
+    made.activate()
+    right = manager.desired
+    manager.desired = msgspec.structs.replace(right, cluster=made.id)
+    return right, manager.desired
+
+
+async def delivers(manager: Manager, right: Desired) -> bool:
+    """Does the living stream still write?"""
+    await manager.aws.commit(Commit(cluster=right.cluster, transactions=3))
+    (stream,) = manager.aws.dsql.cluster(right.cluster).live_streams()
+    return stream.status == "ACTIVE"
+
+
+async def test_a_config_with_another_cluster_in_it_takes_neither_role_nor_kinesis_stream(manager: Manager) -> None:
+    right, wrong = await other_cluster(manager)
+    role = (await manager.work()).observed.role
+    life = Life()
+    with pytest.raises(Misconfigured) as caught:
+        await manager.apply(life)
+    assert (caught.value.code, life.writes) == ("E191", [])
+    for word in (right.cluster, wrong.cluster, "iam role orders-cdc-dsql", "kinesis stream orders-cdc", "mend stream.cluster"):
+        assert word in str(caught.value)
+    planned = await manager.plan()
+    assert planned.obstacle is not None
+    assert planned.obstacle.code == "E191"
+    assert (await manager.work()).observed.role == role
+    assert await delivers(manager, right)
+    manager.desired = right
+    assert steps(await manager.plan()) == []
+
+
+async def test_where_no_tag_says_it_the_trust_policy_of_our_role_does(manager: Manager) -> None:
+    right, _ = await other_cluster(manager)
+    await manager.clients.kinesis.remove_tags_from_stream(StreamName="orders-cdc", TagKeys=[CLUSTER_TAG])
+    await manager.clients.iam.untag_role(RoleName="orders-cdc-dsql", TagKeys=[CLUSTER_TAG])
+    with pytest.raises(Misconfigured, match=right.cluster) as caught:
+        await manager.apply()
+    assert (caught.value.code, "kinesis stream" in str(caught.value.where)) == ("E191", False)
+    assert await delivers(manager, right)
+
+
+async def test_what_was_handed_over_by_its_tags_is_taken_and_the_other_cluster_still_delivers(manager: Manager) -> None:
+    right, wrong = await other_cluster(manager)
+    await manager.clients.kinesis.add_tags_to_stream(StreamName="orders-cdc", Tags={CLUSTER_TAG: wrong.cluster})
+    await manager.clients.iam.tag_role(RoleName="orders-cdc-dsql", Tags=[{"Key": CLUSTER_TAG, "Value": wrong.cluster}])
+    assert (await manager.apply()).stream.status == "ACTIVE"
+    assert steps(await manager.plan()) == []
+    assert await delivers(manager, right), "the trust policy lets both in"
+
+
+async def test_a_stream_that_writes_already_is_not_held_against_its_kinesis_streams_tag(manager: Manager) -> None:
+    right, _ = await other_cluster(manager)
+    manager.desired = msgspec.structs.replace(manager.desired, role="of-its-own")
+    await manager.clients.kinesis.remove_tags_from_stream(StreamName="orders-cdc", TagKeys=[CLUSTER_TAG])
+    await manager.apply()
+    await manager.clients.kinesis.add_tags_to_stream(StreamName="orders-cdc", Tags={CLUSTER_TAG: right.cluster})
+    assert (steps(await manager.apply()), await delivers(manager, right)) == ([], True)

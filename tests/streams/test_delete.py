@@ -6,10 +6,11 @@ import msgspec
 import pytest
 
 from dsqlcdc.errors import Misconfigured, Unavailable
+from dsqlcdc.streams import role, target
 from dsqlcdc.streams.delete import deletion
 from dsqlcdc.streams.desired import CLUSTER_TAG
 
-from .manager import ROLE_ARN, STREAM_ARN, Manager, steps
+from .manager import REGION, ROLE_ARN, STREAM_ARN, Manager, steps
 from .mortal import Killed, Life
 
 
@@ -82,6 +83,54 @@ async def test_delete_waits_for_a_stream_that_is_being_made(manager: Manager) ->
     manager.clients = msgspec.structs.replace(manager.clients, random=lambda: 0.0)
     await manager.delete()
     assert manager.live() == []
+
+
+def drop_cluster(manager: Manager) -> None:
+    """The cluster is deleted by hand, with its CDC streams."""
+    cluster = manager.aws.dsql.cluster(manager.desired.cluster)
+    for stream in cluster.live_streams():
+        stream.delete(0.0)
+    cluster.delete(0.0)
+
+
+async def test_what_is_left_of_a_cluster_that_is_gone_is_tidied_up(manager: Manager) -> None:
+    await manager.apply()
+    drop_cluster(manager)
+    done = await manager.delete()
+    assert ([action.resource for action in done.actions], done.obstacle) == (["iam_role"], None)
+    assert any("is not there" in note for note in done.notes)
+    seen = (await manager.work()).observed
+    assert (seen.role, seen.target is not None) == (None, True)
+    assert (await manager.delete()).actions == []
+    assert [action.resource for action in (await manager.delete(everything=True)).actions] == ["kinesis_stream"]
+    for _ in range(2):  # nothing is there at all
+        assert (await manager.delete(everything=True)).actions == []
+
+
+async def test_a_delete_without_its_cluster_goes_on_wherever_it_was_killed(manager: Manager) -> None:
+    whole = Life()
+    await manager.apply()
+    drop_cluster(manager)
+    seen = (await manager.work()).observed
+    await manager.delete(whole, everything=True)
+    assert len(whole.writes) == 3
+    for last, after in whole.deaths:
+        await target.make(await manager.work())
+        await role.make(await manager.work())
+        await role.permit(await manager.work())
+        with pytest.raises(Killed):
+            await manager.delete(Life(last, after=after, by_write=True), everything=True)
+        await manager.delete(everything=True)
+        seen = (await manager.work()).observed
+        assert (seen.role, seen.target) == (None, None)
+
+
+async def test_a_region_without_the_cluster_does_not_take_the_role_of_the_one_that_has_it(manager: Manager) -> None:
+    await manager.apply()
+    elsewhere = msgspec.structs.replace((await manager.work()).observed, region="eu-west-1", cluster=None, target=None, streams=())
+    planned = deletion(manager.desired, elsewhere, everything=True)
+    assert planned.actions == []
+    assert any(f"for streams in {REGION}, and this is eu-west-1" in note for note in planned.notes)
 
 
 @pytest.mark.slow
