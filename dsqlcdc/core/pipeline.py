@@ -18,6 +18,7 @@ from dsqlcdc.core.burial import Burial
 from dsqlcdc.core.commit import Committer
 from dsqlcdc.core.deliver import Delivery, Room
 from dsqlcdc.core.intake import Intake
+from dsqlcdc.core.lag import Lag
 from dsqlcdc.core.ledger import Imbalance, Ledger
 from dsqlcdc.core.patience import Patience, until
 from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterStore, FragmentStore, Name, Source
@@ -81,6 +82,7 @@ class Pipeline:
         self._committing = asyncio.Lock()
         self._seen: dict[str, tuple[int, float, float]] = {}
         self._began: dict[str, float] = {}
+        self._lag = Lag(recipe.clock, lambda: 0.0)
         self._standstill = Standstill(f"{recipe.name.pipeline}/{recipe.name.sink}")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -125,6 +127,7 @@ class Pipeline:
 
     async def _begin(self, stack: AsyncExitStack) -> Intake:
         recipe, ask = self._recipe, self._patience.ask
+        self._lag = Lag(recipe.clock, asyncio.get_running_loop().time)
         stack.push_async_callback(recipe.source.close)
         await ask(lambda: recipe.checkpoints.hold(recipe.name))
         checkpoint = await ask(lambda: recipe.checkpoints.load(recipe.name))
@@ -235,6 +238,7 @@ class Pipeline:
                 if page.remember:
                     await intake.remember(page)
                     continue
+                self._lag.enters(self._ledger.pages)
                 await intake.take(page)
                 if page.records:
                     self._began.setdefault(page.shard, page.records[0].arrived)
@@ -258,6 +262,7 @@ class Pipeline:
         while True:
             await asyncio.sleep(self._recipe.commit_every)
             self._look()
+            self._lag.forget(self._ledger.is_page_open)
             await self._commit()
 
     def _look(self) -> None:
@@ -283,6 +288,9 @@ class Pipeline:
             log.warning("%s/%s: the last commit failed (%s); what it held is read again", *_names(self._recipe), error)
 
     def _settle(self, changes: Sequence[Change], debts: Sequence[int], outcome: Outcome) -> None:
+        if outcome is Outcome.DELIVERED:
+            pages = self._ledger.page_of(debts[0]), self._ledger.page_of(debts[-1])
+            self._lag.delivered(changes, pages)
         self._ledger.settle(debts, outcome)
         self._sequencer.settled(changes)
         if self._committer is not None:
@@ -296,8 +304,11 @@ class Pipeline:
         marks = self._committer.marks if self._committer is not None else {}
         progress = self._ledger.progress()
         shards: list[ShardStatus] = []
+        unread, now = 0.0, recipe.clock()
         for p in progress:
             behind, _, read_at = self._seen.get(p.shard, (0, 0.0, 0.0))
+            if read_at and not p.ended:
+                unread = max(unread, behind / 1000 + now - read_at)
             mark = marks.get(p.shard)
             checkpoint, arrived = (str(mark.position), mark.arrived) if mark is not None else ("", 0.0)
             shards.append(ShardStatus(p.shard, p.start, checkpoint, arrived, p.read, p.open, behind, read_at, p.ended))
@@ -325,6 +336,9 @@ class Pipeline:
             reason=str(self.fault) if self.fault is not None else "",
             retention_used=self._standstill.used,
             alarm=self._standstill.level,
+            retention_left=self._standstill.left,
+            lag=self._lag.spreads(self._ledger.is_page_open, unread),
+            circuit=recipe.sink.circuit(),
         )
 
 
