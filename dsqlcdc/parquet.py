@@ -59,7 +59,7 @@ def _pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise Misconfigured(
-            "Parquet cannot be read or written here", where="pyarrow", why=f"{error}", run="pip install 'dsqlcdc[parquet]'", code="E160"
+            "Parquet cannot be read or written here", where="pyarrow", why=f"{error}", run="pip install 'dsqlcdc[parquet]'", code="E398"
         ) from None
     return pyarrow
 
