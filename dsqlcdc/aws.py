@@ -313,6 +313,7 @@ _PREFIXES: Mapping[str, str] = {
     "dynamodb": "GetItem PutItem UpdateItem DeleteItem Query Scan BatchGetItem BatchWriteItem DescribeTable CreateTable",
     "dsql": "CreateStream GetStream ListStreams DeleteStream GetCluster",
     "iam": "GetRole CreateRole PutRolePolicy GetRolePolicy UpdateAssumeRolePolicy",
+    "cloudwatch": "GetMetricData GetMetricStatistics",
 }
 _OTHERWISE = {"TransactWriteItems": "dynamodb:PutItem"}  # the actions of what is in it
 _S3_ACTIONS = {"HeadBucket": "ListBucket", "ListObjectsV2": "ListBucket", "ListObjects": "ListBucket", "HeadObject": "GetObject"}
@@ -330,7 +331,7 @@ def _denied(code: str, operation: str, message: str, resource: str) -> tuple[str
         return f"{resource.split(':')[2]}:{operation}", resource
     for prefix, operations in _PREFIXES.items():
         if operation in operations.split():
-            return f"{prefix}:{operation}", ""
+            return f"{prefix}:{operation}", resource
     if operation in _S3_ACTIONS or operation.endswith(("Object", "Bucket", "MultipartUpload", "UploadPart")):
         return f"s3:{_S3_ACTIONS.get(operation, operation)}", ""
     return operation, ""

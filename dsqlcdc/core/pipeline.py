@@ -22,6 +22,7 @@ from dsqlcdc.core.ledger import Imbalance, Ledger
 from dsqlcdc.core.patience import Patience, until
 from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterStore, FragmentStore, Name, Source
 from dsqlcdc.core.reassemble import Reassembler
+from dsqlcdc.core.records import Page
 from dsqlcdc.core.route import Route, Router
 from dsqlcdc.core.sequence import Latest, Sequencer, Unique
 from dsqlcdc.core.standstill import Standstill
@@ -31,6 +32,9 @@ from dsqlcdc.core.telemetry import Counts, ShardStatus, Status
 from dsqlcdc.errors import Fault
 
 log = logging.getLogger("dsqlcdc.pipeline")
+
+RECENT = 120.0
+"""Seconds since their arrival for which records tell how far DSQL is behind."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +85,7 @@ class Pipeline:
         self._committing = asyncio.Lock()
         self._seen: dict[str, tuple[int, float, float]] = {}
         self._began: dict[str, float] = {}
+        self._late: dict[str, tuple[float, float]] = {}
         self._standstill = Standstill(f"{recipe.name.pipeline}/{recipe.name.sink}")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -238,6 +243,7 @@ class Pipeline:
                 await intake.take(page)
                 if page.records:
                     self._began.setdefault(page.shard, page.records[0].arrived)
+                    self._note_lag(page)
                 self._seen[page.shard] = (page.behind, page.records[-1].arrived if page.records else 0.0, page.read_at)
                 if self._room.full and self._delivery is not None:
                     self._delivery.starve()
@@ -248,6 +254,18 @@ class Pipeline:
         if every == 0:  # a run for that verdict alone may have no page
             await self._expire(intake)
         return True
+
+    def _note_lag(self, page: Page) -> None:
+        """By how much its last change came late: what DSQL is behind, as long as it is new."""
+        last = page.records[-1]
+        if isinstance(last.parsed, Change):
+            self._late[page.shard] = last.arrived, max(0.0, last.arrived - last.parsed.version / 1e9)
+
+    def late(self) -> float | None:
+        """Seconds from commit to arrival of the records that arrived within the last two minutes, the most of all shards; None where none
+        did, or what is read is older: old records tell nothing of now."""
+        now = self._recipe.clock()
+        return max((late for arrived, late in self._late.values() if now - arrived < RECENT), default=None)
 
     async def _expire(self, intake: Intake) -> None:
         recipe = self._recipe
