@@ -64,14 +64,18 @@ class Others:
             return None
         from moto.backends import get_backend
 
-        roles = get_backend("iam")[ACCOUNT]["aws"].roles
+        backend = get_backend("iam")[ACCOUNT]["aws"]
+        roles = backend.roles
         role = next((role for role in list(roles.values()) if role.arn == arn), None)
         if role is None:
             return None
         attached = {policy.arn: policy for policy in list(role.managed_policies.values())}
         current = [version.document for policy in attached.values() for version in policy.versions if version.is_default]
         documents = (*role.policies.values(), *current)
-        return Role(arn, role.assume_role_policy_document, documents, inline=tuple(role.policies), attached=tuple(attached))
+        bound = backend.managed_policies.get(role.permissions_boundary_arn) if role.permissions_boundary_arn else None
+        boundary = next((version.document for version in bound.versions if version.is_default), "") if bound is not None else ""
+        trust = role.assume_role_policy_document
+        return Role(arn, trust, documents, inline=tuple(role.policies), attached=tuple(attached), boundary=boundary)
 
     def key(self, key_id: str) -> Key | None:
         """A KMS key of the Region, by any of its names."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsqlcdc.streams.desired import CLUSTER_TAG, OWNER_TAG, Desired
@@ -119,8 +119,23 @@ def lacks(desired: Desired, observed: Observed, role: RoleState) -> list[str]:
 
 
 def granted(desired: Desired, observed: Observed, role: RoleState) -> dict[str, Grant]:
-    """What the role's policies say of each action it needs."""
-    policies, arn = [*role.inline.values(), *role.attached.values()], target_arn(desired, observed)
+    """What the role's policies say of each action it needs, its permissions boundary left out."""
+    return _judged(desired, observed, [*role.inline.values(), *role.attached.values()])
+
+
+def bounded(desired: Desired, observed: Observed, role: RoleState) -> dict[str, Grant]:
+    """What the role's permissions boundary says of each, "unclear" where it could not be read; empty where there is none."""
+    if not role.boundary:
+        return {}
+    return _judged(desired, observed, [role.bound] if role.bound is not None else [_UNREAD])
+
+
+_UNREAD: Mapping[str, Any] = {"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*", "Condition": {"?": {"?": "?"}}}}
+"""Stands for a policy that could not be read: whatever it allows hangs on what nobody knows."""
+
+
+def _judged(desired: Desired, observed: Observed, policies: Sequence[Mapping[str, Any]]) -> dict[str, Grant]:
+    arn = target_arn(desired, observed)
     found: dict[str, Grant] = {action: grants(policies, action, arn) for action in WRITE_ACTIONS}
     if observed.key is not None:
         found[KEY_ACTION] = grants(policies, KEY_ACTION, observed.key.arn, {"kms:viaservice": via_kinesis(observed.region)})
