@@ -68,6 +68,13 @@ def look(
     return findings.sorted(), findings.remarks()
 
 
+def lint_bytes(body: bytes, path: Path, environ: Mapping[str, str] = os.environ, *, whole: bool = True) -> list[Finding]:
+    """As `lint`, of what is to stand in the file at `path`."""
+    findings = Findings(str(path))
+    _understand(path, body, environ, findings, whole=whole)
+    return findings.sorted()
+
+
 def _read(path: Path, environ: Mapping[str, str], *, whole: bool) -> tuple[Config | None, Findings]:
     findings = Findings(str(path))
     body = _body(path, findings)

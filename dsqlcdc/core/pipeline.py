@@ -18,11 +18,11 @@ from dsqlcdc.core.burial import Burial
 from dsqlcdc.core.commit import Committer
 from dsqlcdc.core.deliver import Delivery, Room
 from dsqlcdc.core.intake import Intake
+from dsqlcdc.core.lag import Lag
 from dsqlcdc.core.ledger import Imbalance, Ledger
 from dsqlcdc.core.patience import Patience, until
 from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterStore, FragmentStore, Name, Source
 from dsqlcdc.core.reassemble import Reassembler
-from dsqlcdc.core.records import Page
 from dsqlcdc.core.route import Route, Router
 from dsqlcdc.core.sequence import Latest, Sequencer, Unique
 from dsqlcdc.core.standstill import Standstill
@@ -32,9 +32,6 @@ from dsqlcdc.core.telemetry import Counts, ShardStatus, Status
 from dsqlcdc.errors import Fault
 
 log = logging.getLogger("dsqlcdc.pipeline")
-
-RECENT = 120.0
-"""Seconds since their arrival for which records tell how far DSQL is behind."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +82,7 @@ class Pipeline:
         self._committing = asyncio.Lock()
         self._seen: dict[str, tuple[int, float, float]] = {}
         self._began: dict[str, float] = {}
-        self._late: dict[str, tuple[float, float]] = {}
+        self._lag = Lag(recipe.clock, lambda: 0.0)
         self._standstill = Standstill(f"{recipe.name.pipeline}/{recipe.name.sink}")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -130,6 +127,7 @@ class Pipeline:
 
     async def _begin(self, stack: AsyncExitStack) -> Intake:
         recipe, ask = self._recipe, self._patience.ask
+        self._lag = Lag(recipe.clock, asyncio.get_running_loop().time)
         stack.push_async_callback(recipe.source.close)
         await ask(lambda: recipe.checkpoints.hold(recipe.name))
         checkpoint = await ask(lambda: recipe.checkpoints.load(recipe.name))
@@ -240,10 +238,11 @@ class Pipeline:
                 if page.remember:
                     await intake.remember(page)
                     continue
+                self._lag.enters(self._ledger.pages)
                 await intake.take(page)
                 if page.records:
                     self._began.setdefault(page.shard, page.records[0].arrived)
-                    self._note_lag(page)
+                    self._lag.came(page)
                 self._seen[page.shard] = (page.behind, page.records[-1].arrived if page.records else 0.0, page.read_at)
                 if self._room.full and self._delivery is not None:
                     self._delivery.starve()
@@ -255,17 +254,9 @@ class Pipeline:
             await self._expire(intake)
         return True
 
-    def _note_lag(self, page: Page) -> None:
-        """By how much its last change came late: what DSQL is behind, as long as it is new."""
-        last = page.records[-1]
-        if isinstance(last.parsed, Change):
-            self._late[page.shard] = last.arrived, max(0.0, last.arrived - last.parsed.version / 1e9)
-
     def late(self) -> float | None:
-        """Seconds from commit to arrival of the records that arrived within the last two minutes, the most of all shards; None where none
-        did, or what is read is older: old records tell nothing of now."""
-        now = self._recipe.clock()
-        return max((late for arrived, late in self._late.values() if now - arrived < RECENT), default=None)
+        """As Lag.late: by how many seconds DSQL is behind."""
+        return self._lag.late()
 
     async def _expire(self, intake: Intake) -> None:
         recipe = self._recipe
@@ -276,6 +267,7 @@ class Pipeline:
         while True:
             await asyncio.sleep(self._recipe.commit_every)
             self._look()
+            self._lag.forget(self._ledger.is_page_open)
             await self._commit()
 
     def _look(self) -> None:
@@ -301,6 +293,9 @@ class Pipeline:
             log.warning("%s/%s: the last commit failed (%s); what it held is read again", *_names(self._recipe), error)
 
     def _settle(self, changes: Sequence[Change], debts: Sequence[int], outcome: Outcome) -> None:
+        if outcome is Outcome.DELIVERED:
+            pages = self._ledger.page_of(debts[0]), self._ledger.page_of(debts[-1])
+            self._lag.delivered(changes, pages)
         self._ledger.settle(debts, outcome)
         self._sequencer.settled(changes)
         if self._committer is not None:
@@ -314,8 +309,11 @@ class Pipeline:
         marks = self._committer.marks if self._committer is not None else {}
         progress = self._ledger.progress()
         shards: list[ShardStatus] = []
+        unread, now = 0.0, recipe.clock()
         for p in progress:
             behind, _, read_at = self._seen.get(p.shard, (0, 0.0, 0.0))
+            if read_at and not p.ended:
+                unread = max(unread, behind / 1000 + now - read_at)
             mark = marks.get(p.shard)
             checkpoint, arrived = (str(mark.position), mark.arrived) if mark is not None else ("", 0.0)
             shards.append(ShardStatus(p.shard, p.start, checkpoint, arrived, p.read, p.open, behind, read_at, p.ended))
@@ -343,6 +341,9 @@ class Pipeline:
             reason=str(self.fault) if self.fault is not None else "",
             retention_used=self._standstill.used,
             alarm=self._standstill.level,
+            retention_left=self._standstill.left,
+            lag=self._lag.spreads(self._ledger.is_page_open, unread),
+            circuit=recipe.sink.circuit(),
         )
 
 
