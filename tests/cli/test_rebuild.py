@@ -192,7 +192,7 @@ def test_cut_off_anywhere_the_alias_stays_right_and_the_same_command_goes_on(sou
             search.deliver(3)
             assert search.right
             assert search.owned == list(search.model.aliases[ALIAS]), "somebody would purge what was replaced"
-    assert stopped > 5
+    assert stopped > 4
 
 
 def test_a_row_that_does_not_fit_ends_it_and_leaves_the_old_one_in_use(search: Search) -> None:
