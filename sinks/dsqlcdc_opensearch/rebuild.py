@@ -26,6 +26,9 @@ from dsqlcdc_opensearch.watermark import State
 
 log = logging.getLogger("dsqlcdc.opensearch")
 
+DISORDER = 3600 * 10**9
+"""Nanoseconds by which a delete that waits may be older than the newest change that is in."""
+_PAGE = 5000
 SEARCHABLE = 60.0
 """Seconds after which a collection's searches see what was written, at the latest."""
 
@@ -142,7 +145,7 @@ class Rebuild(OpenSearchSink):
             await self._cluster.ask("PUT", f"/{standing.old}/_settings", {"index.blocks.write": None}, also=(404,))
 
     async def rows(self, standing: Standing) -> tuple[int, int]:
-        """How many rows the old index shows, and how many the new one would."""
+        """How many rows the old index shows, without those that were deleted while it was held still, and how many the new one would."""
         counts: list[int] = []
         if self._serverless:
             await asyncio.sleep(SEARCHABLE)
@@ -151,7 +154,29 @@ class Rebuild(OpenSearchSink):
                 await self._cluster.ask("POST", f"/{index}/_refresh")
             _, data = await self._cluster.ask("POST", f"/{index}/_count", {"query": ALIVE}) if index else (200, {"count": 0})
             counts.append(int(data["count"]))
-        return counts[0], counts[1]
+        old, new = counts
+        return old - (await self._deleted_since(standing) if new < old else 0), new
+
+    async def _deleted_since(self, standing: Standing) -> int:
+        """Rows of the old index that are tombstones in the new one: their deletes wait for the swap."""
+        body = {"size": 1, "sort": [{"__cdc.version": "desc"}], "_source": False}
+        _, found = await self._cluster.ask("POST", f"/{standing.old}/_search", body)
+        low = max([int(hit["sort"][0]) for hit in found["hits"]["hits"]], default=0) - DISORDER
+        seen: set[str] = set()
+        count = 0
+        while True:
+            query = {"bool": {"filter": [{"term": {"__cdc.deleted": True}}, {"range": {"__cdc.version": {"gte": low}}}]}}
+            body = {"size": _PAGE, "sort": [{"__cdc.version": "asc"}], "_source": False, "query": query}
+            _, found = await self._cluster.ask("POST", f"/{standing.new}/_search", body)
+            hits = found["hits"]["hits"]
+            fresh = [str(hit["_id"]) for hit in hits if hit["_id"] not in seen]
+            if not fresh:
+                return count
+            docs = [{"_index": standing.old, "_id": id} for id in fresh]
+            _, got = await self._cluster.ask("POST", "/_mget?realtime=true&_source=__cdc.deleted", {"docs": docs})
+            count += sum(1 for doc in got["docs"] if doc.get("found") and not doc["_source"]["__cdc"]["deleted"])
+            low = int(hits[-1]["sort"][0])  # a page may end amid those of one version, of which a transaction has fewer than a page
+            seen = {str(hit["_id"]) for hit in hits if int(hit["sort"][0]) == low}
 
     async def swap(self, standing: Standing) -> None:
         """The new index takes the old one's place behind the alias, in one step, and is this sink's from then on. May be done again.
