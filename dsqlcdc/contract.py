@@ -296,3 +296,7 @@ class Sink(abc.ABC):
     def word(self) -> bytes:
         """A few bytes to be stored with the next commit and given back by `resume`. Asked right after a write has been settled."""
         return b""
+
+    def circuit(self) -> str:
+        """How its circuit breaker stands: closed, open, half_open; "" where it has none, which is the default. Asked at any time, for metrics."""
+        return ""

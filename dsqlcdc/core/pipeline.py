@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -19,13 +18,15 @@ from dsqlcdc.core.burial import Burial
 from dsqlcdc.core.commit import Committer
 from dsqlcdc.core.deliver import Delivery, Room
 from dsqlcdc.core.intake import Intake
+from dsqlcdc.core.lag import Lag
 from dsqlcdc.core.ledger import Imbalance, Ledger
 from dsqlcdc.core.patience import Patience, until
-from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterStore, FragmentStore, Gap, Name, Source
+from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterStore, FragmentStore, Name, Source
 from dsqlcdc.core.reassemble import Reassembler
 from dsqlcdc.core.route import Route, Router
 from dsqlcdc.core.sequence import Latest, Sequencer, Unique
 from dsqlcdc.core.standstill import Standstill
+from dsqlcdc.core.succession import gap_of, stream_of
 from dsqlcdc.core.tables import Tables
 from dsqlcdc.core.telemetry import Counts, ShardStatus, Status
 from dsqlcdc.errors import Fault
@@ -81,6 +82,7 @@ class Pipeline:
         self._committing = asyncio.Lock()
         self._seen: dict[str, tuple[int, float, float]] = {}
         self._began: dict[str, float] = {}
+        self._lag = Lag(recipe.clock, lambda: 0.0)
         self._standstill = Standstill(f"{recipe.name.pipeline}/{recipe.name.sink}")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -125,6 +127,7 @@ class Pipeline:
 
     async def _begin(self, stack: AsyncExitStack) -> Intake:
         recipe, ask = self._recipe, self._patience.ask
+        self._lag = Lag(recipe.clock, asyncio.get_running_loop().time)
         stack.push_async_callback(recipe.source.close)
         await ask(lambda: recipe.checkpoints.hold(recipe.name))
         checkpoint = await ask(lambda: recipe.checkpoints.load(recipe.name))
@@ -197,28 +200,13 @@ class Pipeline:
     async def _succeed(self) -> None:
         """Where a stream of this name was read before, and made anew since: what the old one still held is gone. A gap, said and kept."""
         recipe, ask = self._recipe, self._patience.ask
-        name, again = recipe.name, recipe.name.stream.rpartition("@")[0]
+        name = recipe.name
+        gaps = await ask(lambda: recipe.checkpoints.gaps(name.pipeline))
         for former in await ask(recipe.checkpoints.names):
-            if (former.pipeline, former.sink) != (name.pipeline, name.sink) or former.stream.rpartition("@")[0] != again:
+            if (former.pipeline, former.sink) != (name.pipeline, name.sink) or stream_of(former) != stream_of(name):
                 continue
-            checkpoint = await ask(partial(recipe.checkpoints.load, former))
-            owed = [mark for mark in checkpoint.marks.values() if mark.position.kind != "end"] if checkpoint is not None else []
-            if former.stream == name.stream or not owed:
-                continue
-            text = "\0".join((name.pipeline, name.sink, former.stream))
-            gap = Gap(
-                id=hashlib.sha256(text.encode()).hexdigest()[:12],
-                pipeline=name.pipeline,
-                sink=name.sink,
-                stream=former.stream,
-                kind="replaced",
-                shard="",
-                from_time=min(mark.arrived for mark in owed),
-                to_time=recipe.clock(),
-                detail=f"the stream was deleted and made anew ({name.stream}); what the old one had not delivered by then is lost",
-                found_at=recipe.clock(),
-            )
-            if not (await ask(partial(recipe.checkpoints.record_gap, gap))).acked:
+            gap = gap_of(former, await ask(partial(recipe.checkpoints.load, former)), name, gaps, recipe.clock())
+            if gap is not None and not (await ask(partial(recipe.checkpoints.record_gap, gap))).acked:
                 self.counts.gaps += 1
                 log.error("%s/%s: gap %s: %s", *_names(recipe), gap.id, gap.detail)
 
@@ -250,6 +238,7 @@ class Pipeline:
                 if page.remember:
                     await intake.remember(page)
                     continue
+                self._lag.enters(self._ledger.pages)
                 await intake.take(page)
                 if page.records:
                     self._began.setdefault(page.shard, page.records[0].arrived)
@@ -273,6 +262,7 @@ class Pipeline:
         while True:
             await asyncio.sleep(self._recipe.commit_every)
             self._look()
+            self._lag.forget(self._ledger.is_page_open)
             await self._commit()
 
     def _look(self) -> None:
@@ -298,6 +288,9 @@ class Pipeline:
             log.warning("%s/%s: the last commit failed (%s); what it held is read again", *_names(self._recipe), error)
 
     def _settle(self, changes: Sequence[Change], debts: Sequence[int], outcome: Outcome) -> None:
+        if outcome is Outcome.DELIVERED:
+            pages = self._ledger.page_of(debts[0]), self._ledger.page_of(debts[-1])
+            self._lag.delivered(changes, pages)
         self._ledger.settle(debts, outcome)
         self._sequencer.settled(changes)
         if self._committer is not None:
@@ -311,8 +304,11 @@ class Pipeline:
         marks = self._committer.marks if self._committer is not None else {}
         progress = self._ledger.progress()
         shards: list[ShardStatus] = []
+        unread, now = 0.0, recipe.clock()
         for p in progress:
             behind, _, read_at = self._seen.get(p.shard, (0, 0.0, 0.0))
+            if read_at and not p.ended:
+                unread = max(unread, behind / 1000 + now - read_at)
             mark = marks.get(p.shard)
             checkpoint, arrived = (str(mark.position), mark.arrived) if mark is not None else ("", 0.0)
             shards.append(ShardStatus(p.shard, p.start, checkpoint, arrived, p.read, p.open, behind, read_at, p.ended))
@@ -340,6 +336,9 @@ class Pipeline:
             reason=str(self.fault) if self.fault is not None else "",
             retention_used=self._standstill.used,
             alarm=self._standstill.level,
+            retention_left=self._standstill.left,
+            lag=self._lag.spreads(self._ledger.is_page_open, unread),
+            circuit=recipe.sink.circuit(),
         )
 
 

@@ -118,6 +118,9 @@ class WebhookSink(Sink):
             raise Misconfigured(what, where=self._where, why=why, run=run, code="E142") from error
         return context
 
+    def circuit(self) -> str:
+        return self._endpoint.circuit
+
     async def probe(self) -> bool:
         """Resolve, judge the address, connect and shake hands: no event is sent."""
         assert self._post is not None
