@@ -178,8 +178,13 @@ def _model(path: str | None) -> Model | None:
     return read
 
 
-def make_watch(config: Config, checkpoints: CheckpointStore, tell: Callable[[Event], None] = log_event) -> Watch:
-    """The watch over the CDC stream of the config; `tell` hears its events. Raises ConfigError where the config has none."""
+def make_watch(
+    config: Config,
+    checkpoints: CheckpointStore,
+    tell: Callable[[Event], None] = log_event,
+    read: Callable[[], float | None] = lambda: None,
+) -> Watch:
+    """The watch over the CDC stream of the config; `tell` hears its events, `read` as in Watch. Raises ConfigError where the config has none."""
     desired, memory = desired_of(config), config.state.type == "memory"
 
     @asynccontextmanager
@@ -195,9 +200,9 @@ def make_watch(config: Config, checkpoints: CheckpointStore, tell: Callable[[Eve
             await store.close()
 
     def clients() -> AbstractAsyncContextManager[Clients]:
-        return open_clients(aws_of(config), desired, deadline=60.0)
+        return open_clients(aws_of(config), desired, deadline=60.0, metrics=True)
 
-    return Watch(desired, clients, checkpoints, lease, durable=not memory, tell=tell, clock=time.time, random=random.random)
+    return Watch(desired, clients, checkpoints, lease, durable=not memory, tell=tell, clock=time.time, random=random.random, read=read)
 
 
 def _order(word: str) -> Literal["unique", "latest", "commit"]:
@@ -222,13 +227,18 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
         if isinstance(fragments, S3Fragments):
             with contextlib.suppress(Unavailable):  # the first piece will tell
                 await fragments.prepare()
-        watch = make_watch(config, checkpoints) if config.stream is not None else None
+        pipelines: list[Pipeline] = []
+
+        def source_lag() -> float | None:
+            found = [seconds for one in pipelines if (seconds := one.source_lag()) is not None]
+            return max(found, default=None)
+
+        watch = make_watch(config, checkpoints, read=source_lag) if config.stream is not None else None
         tables, source = make_tables(config), config.source
         limits = ReadLimits(source.reads_per_second, source.bytes_per_second)
         async with open_feeds(
             source.stream, aws_of(config), limits=limits, poll=source.poll, prefetch=source.prefetch, deadline=deadline
         ) as feeds:
-            pipelines: list[Pipeline] = []
             sources: list[KinesisSource] = []
             for name, sink in config.sinks.items():
                 reader = KinesisSource(

@@ -327,6 +327,12 @@ METRICS: Sequence[Metric] = (
         of_watch=lambda v, now: _one(v.health.kept_until - now) if v.health.kept_until else (),
     ),
     Metric(
+        "dsqlcdc_stream_behind_seconds",
+        "gauge",
+        "Seconds that the CDC stream is behind the database, by the records that are read or by CloudWatch; not there while neither tells.",
+        of_watch=lambda v, _: _one(v.health.lag) if v.health.lag is not None else (),
+    ),
+    Metric(
         "dsqlcdc_stream_remedies_total",
         "counter",
         "Remedies tried on the CDC stream, by kind and result.",

@@ -124,7 +124,7 @@ class Block(StrictOptions):
 class Aws(Block):
     """Where AWS is; what is not said comes from the standard chain (environment, profile, instance)."""
 
-    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d+$")] | None = None
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,4}(-[a-z]+)+-\d+$")] | None = None
     profile: Text | None = None
     endpoint_url: Annotated[str, AfterValidator(_endpoint)] | None = None
 

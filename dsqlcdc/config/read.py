@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -32,7 +33,7 @@ _COMMON = tuple(SinkCommon.model_fields)
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
     """The config of a YAML file. Raises ConfigError, whose `findings` are all mistakes in the file, by line and column."""
     config, findings = _read(Path(path), environ, whole=True)
-    return _or_raise(config, findings, str(path))
+    return _or_raise(config, findings.sorted(), str(path))
 
 
 def load_partial(body: bytes, name: str, directory: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -55,7 +56,15 @@ def _or_raise(config: Config | None, findings: list[Finding], name: str) -> Conf
 
 def lint(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ, *, whole: bool = True) -> list[Finding]:
     """Every mistake in a YAML file, by line and column; none means that `load` gives a Config. `whole` False: for Lambda."""
-    return _read(Path(path), environ, whole=whole)[1]
+    return _read(Path(path), environ, whole=whole)[1].sorted()
+
+
+def look(
+    path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ, *, whole: bool = True
+) -> tuple[list[Finding], list[Finding]]:
+    """The mistakes as `lint` gives them, and the warnings: what runs, and may not be what was meant."""
+    findings = _read(Path(path), environ, whole=whole)[1]
+    return findings.sorted(), findings.remarks()
 
 
 def lint_bytes(body: bytes, path: Path, environ: Mapping[str, str] = os.environ, *, whole: bool = True) -> list[Finding]:
@@ -65,11 +74,11 @@ def lint_bytes(body: bytes, path: Path, environ: Mapping[str, str] = os.environ,
     return findings.sorted()
 
 
-def _read(path: Path, environ: Mapping[str, str], *, whole: bool) -> tuple[Config | None, list[Finding]]:
+def _read(path: Path, environ: Mapping[str, str], *, whole: bool) -> tuple[Config | None, Findings]:
     findings = Findings(str(path))
     body = _body(path, findings)
     config = None if body is None else _understand(path, body, environ, findings, whole=whole)
-    return config, findings.sorted()
+    return config, findings
 
 
 def _body(path: Path, findings: Findings) -> bytes | None:
@@ -123,7 +132,7 @@ def _understand(path: Path, body: bytes, environ: Mapping[str, str], findings: F
     check_sound(config, classes, places, findings)
     if not whole:
         check_partial(config, made, findings)
-    return config
+    return replace(config, remarks=tuple(remark.told() for remark in findings.remarks()))
 
 
 def _validate(data: dict[str, Any], directory: Path, findings: Findings) -> tuple[File | None, dict[str, dict[str, Any]]]:

@@ -77,6 +77,8 @@ class Config:
     path: Path
     directory: Path
     sha256: str
+    remarks: tuple[str, ...] = ()
+    """Warnings, in words: it runs all the same."""
 
     def context(self, sink: str, *, whole: bool = True) -> Context:
         """What the factory of this sink is told."""

@@ -274,6 +274,7 @@ class Pipeline:
                 await intake.take(page)
                 if page.records:
                     self._began.setdefault(page.shard, page.records[0].arrived)
+                    self._lag.came(page)
                 self._seen[page.shard] = (page.behind, page.records[-1].arrived if page.records else 0.0, page.read_at)
                 await self._have_room()
                 if self._order is not None:
@@ -287,6 +288,10 @@ class Pipeline:
         if every == 0:  # a run for that verdict alone may have no page
             await self._expire(intake)
         return True
+
+    def source_lag(self) -> float | None:
+        """As Lag.source_lag: by how many seconds DSQL is behind."""
+        return self._lag.source_lag()
 
     async def _release(self, order: CommitOrder, read_to: float) -> None:
         assert self._delivery is not None
