@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -157,7 +157,15 @@ class Pipeline:
                 self._sequencer.load(memory)
         await ask(lambda: stack.enter_async_context(recipe.sink))
         resume = Resume(
-            recipe.name.pipeline, recipe.name.sink, stored.word, recipe.source.oldest_readable(), lambda: self._ledger.progress()
+            pipeline=recipe.name.pipeline,
+            sink=recipe.name.sink,
+            word=stored.word,
+            since=recipe.source.oldest_readable(),
+            progress=lambda: self._ledger.progress(),
+            stream=recipe.name.stream,
+            lineage=recipe.source.lineage,
+            gaps=self._gaps,
+            dead=lambda: self.counts.dead,
         )
         for entry in await ask(lambda: recipe.sink.resume(resume)):
             self._sequencer.remember_id(entry.id, entry.arrived)
@@ -176,6 +184,7 @@ class Pipeline:
             patience=self._patience,
             counts=self.counts,
             clock=recipe.clock,
+            account=recipe.sink.account,
         )
         self._committer.word = recipe.sink.word()
         await self._commit()  # the sink's word (an epoch, say) must be durable before its first write
@@ -241,6 +250,11 @@ class Pipeline:
             if gap is not None and not (await ask(partial(recipe.checkpoints.record_gap, gap))).acked:
                 self.counts.gaps += 1
                 log.error("%s/%s: gap %s: %s", *_names(recipe), gap.id, gap.detail)
+
+    async def _gaps(self) -> Sequence[Mapping[str, Any]]:
+        """What this sink may have lost, as an account of it says so: of others' gaps it knows nothing."""
+        found = await self._recipe.checkpoints.gaps(self._recipe.name.pipeline)
+        return [msgspec.to_builtins(gap) for gap in found if gap.sink in ("", self._recipe.name.sink)]
 
     async def _work(self, intake: Intake, stop: asyncio.Event) -> None:
         delivery = self._delivery
