@@ -44,6 +44,7 @@ def ddl(
     since: Annotated[str, typer.Option(metavar="DATE", help="The day of the first commit, for Athena's partitions.")] = "2026-01-01",
     lake: LakeOption = None,
     sink: SinkOption = "",
+    as_json: AsJson = False,
 ) -> None:
     """Print the SQL of a table over the lake, of a view with every change once, and of one with the rows as they are now.
 
@@ -88,7 +89,11 @@ def ddl(
             bool(chosen.options.get("typed", False)),
             day,
         )
-        emit((lake_ddl.athena if athena else lake_ddl.duckdb)(target))
+        text = (lake_ddl.athena if athena else lake_ddl.duckdb)(target)
+        if as_json:
+            emit_json({"table": name, "sql": text})
+        else:
+            emit(text)
 
 
 def transactions(

@@ -86,13 +86,16 @@ class Sealer:
         return lambda progress: Seal("daemon", closing, states(progress, resume.lineage()), gaps, dict(resume.dead()), beside)
 
     async def _beside_links(self) -> list[Link]:
-        """The manifests of replays that no seal has named yet."""
-        start, keys = f"{self._owner.prefix}manifests/replay-", list[str]()
-        while True:
-            page = await self._objects.list(start, keys[-1] if keys else start)
-            keys += page
-            if len(page) < PAGE:
-                break
+        """The manifests of replays and compactions that no seal has named yet."""
+        keys: list[str] = []
+        for kind in ("compact", "replay"):
+            start = after = f"{self._owner.prefix}manifests/{kind}-"
+            while True:
+                page = await self._objects.list(start, after)
+                keys += page
+                if len(page) < PAGE:
+                    break
+                after = page[-1]
         if not keys:
             return []
         if self._beside is None:

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import random
+import struct
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,8 @@ from dsqlcdc_s3.delivered import content_sha256, search
 from dsqlcdc_s3.form import void_of
 from dsqlcdc_s3.manifest import Manifest, PartEntry
 
-from .lake import NOON, Bucket, FakeObjects, change, make_sink, resume, text_of
+from .auditing import audit, troubles
+from .lake import NOON, ORDERS, Bucket, FakeObjects, change, make_sink, resume, text_of
 
 OWNER = Owner("orders-cdc", "lake", "s3://lake/cdc/", "cdc/")
 ALL = Bounds(hour_before=2e9, arrived_before=2e9, manifest_before=2**63, size=1 << 28)
@@ -72,7 +74,9 @@ async def lake(format: str, batches: int = 6, hours: int = 2) -> Bucket:
 
 
 def at(number: int, hour: int) -> Change:
-    return change(number, version=(NOON + 3600 * hour) * 10**9 + number)
+    version = (NOON + 3600 * hour) * 10**9 + number
+    named = msgspec.json.encode([ORDERS.cluster, ORDERS.schema, ORDERS.name]) + b'{"id":%d}' % number + struct.pack(">q", version)
+    return change(number, version=version, id=hashlib.blake2b(named, digest_size=16).digest())
 
 
 async def compact(bucket: Bucket, bounds: Bounds = ALL, *, dry: bool = False, **more: Any) -> tuple[int, list[Step], Compactable]:
@@ -235,6 +239,80 @@ async def test_duckdb_reads_a_compacted_lake(format: str, tmp_path: Path) -> Non
     read = "read_parquet('{}/**/*.parquet')" if format == "parquet" else "read_json('{}/**/*.jsonl.gz', format='newline_delimited')"
     with duckdb.connect() as connection:
         assert connection.execute(f"select count(*), count(distinct id) from {read.format(tmp_path)}").fetchall() == [(19, 19)]
+
+
+async def sealed(format: str) -> Bucket:
+    """A compacted lake that is sealed."""
+    bucket = await lake(format)
+    await compact(bucket)
+    async with make_sink(FakeObjects(bucket), {"format": format}) as sink:
+        await sink.resume(resume())
+    return bucket
+
+
+@FORMATS
+async def test_a_compacted_lake_verifies(format: str) -> None:
+    bucket = await lake(format)
+    before = await audit(bucket)
+    assert troubles(before) == []
+    await compact(bucket)
+    after = await audit(bucket)
+    assert troubles(after) == []
+    assert after.rows == before.rows
+    async with make_sink(FakeObjects(bucket), {"format": format}) as sink:
+        await sink.resume(resume())
+        for number in (500, 501):
+            await sink.write([at(number, 0)])
+    await compact(bucket)
+    report = await audit(bucket)
+    assert troubles(report) == []
+    assert report.rows == before.rows + 2
+
+
+@FORMATS
+async def test_whatever_is_changed_of_a_compacted_lake_is_found(format: str) -> None:
+    whole = await sealed(format)
+    keys = [key for key in whole.objects if "compact-" in key]
+    assert len(keys) == 4
+    for key in keys:
+        for change_it in ("delete", "flip", "cut", "empty"):
+            bucket = Bucket()
+            bucket.objects = dict(whole.objects)
+            body = bytearray(bucket.objects.pop(key))
+            if change_it == "flip":
+                body[len(body) // 2] ^= 1
+            elif change_it == "cut":
+                del body[-3:]
+            elif change_it == "empty":
+                body = bytearray(void_of(key) if "data/" in key else b"{}")
+            if change_it != "delete":
+                bucket.objects[key] = bytes(body)
+            assert troubles(await audit(bucket)) != [], (key, change_it)
+
+
+async def test_rows_that_were_added_by_a_compaction_of_ones_own_are_found() -> None:
+    bucket = await lake("jsonl")
+    foreign = Bucket()
+    async with make_sink(FakeObjects(foreign)) as sink:
+        await sink.resume(resume())
+        for number in (7000, 7001, 7002):
+            await sink.write([at(number, 0)])
+    await compact(foreign)
+    for key, body in foreign.objects.items():
+        if "compact-" in key:
+            bucket.objects[key] = body
+    assert ("altered", "foreign") in [one[:2] for one in troubles(await audit(bucket))]
+
+
+@FORMATS
+async def test_a_compaction_that_was_killed_anywhere_verifies(format: str) -> None:
+    whole = await lake(format, batches=3)
+    for kill in range(0, 60, 3):
+        bucket = Bucket()
+        bucket.objects, bucket.rows = dict(whole.objects), dict(whole.rows)
+        with suppress(Killed):
+            await compact(bucket, calls=kill)
+        assert troubles(await audit(bucket)) == [], kill
 
 
 async def test_the_sink_goes_on_beside_a_compacted_lake_and_repeats_nothing() -> None:
