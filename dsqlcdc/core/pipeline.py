@@ -220,8 +220,10 @@ class Pipeline:
             return Latest(self._ledger, recipe.lateness, blind=recipe.sink.needs_order)
         if recipe.order == "unique":
             return Unique(self._ledger, recipe.lateness)
-        if not recipe.source.whole or recipe.spill is None:
+        if not recipe.source.whole or recipe.spill is None or recipe.sink.needs_order:
             why = "changes are released by how far all shards were read, and not all are seen here"
+            if recipe.sink.needs_order:
+                why = "what comes too late is out of order, and this sink would put an old row over a newer one: write order: latest"
             raise Misconfigured(
                 "order commit cannot be had", where=f"sink {recipe.name.sink}", why=why, run="dsqlcdc run CONFIG, the daemon", code="E217"
             )
