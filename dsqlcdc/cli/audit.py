@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dsqlcdc.cli.lake import register
 from dsqlcdc.cli.output import counted, emit, emit_json, printable, say
 from dsqlcdc.cli.shape import AsJson, ConfigFile, group
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from dsqlcdc.hosts.audit import Report, Told
 
-app = group("The lake of an s3 sink, as evidence.")
+app = group("The lake of an s3 sink, as evidence: whole or not, what was committed, the history of a row.")
 
 Sink = Annotated[str, typer.Option(help="Of which s3 sink; may be left out where there is but one.", show_default=False)]
 _SHOWN = 200
@@ -131,3 +132,6 @@ def render(report: Report) -> None:
     emit(f"  {counted(report.shards, 'shard')}: read {report.read} = {outcomes} + {report.open} open{left}")
     for sentence in report.unproved:
         emit(f"  not proved: {sentence}")
+
+
+register(app)

@@ -92,13 +92,16 @@ class Sealer:
         return lambda progress: Seal("daemon", closing, states(progress, resume.lineage()), gaps, dict(resume.dead()), beside), void
 
     async def replays(self) -> tuple[list[Link], list[str]]:
-        """The manifests of replays that no seal has named yet and whose object is there, for ever; and those objects that are void."""
-        start, keys = f"{self._owner.prefix}manifests/replay-", list[str]()
-        while True:
-            page = await self._objects.list(start, keys[-1] if keys else start)
-            keys += page
-            if len(page) < PAGE:
-                break
+        """The manifests of compactions, and of replays whose object is there for ever, that no seal has named yet; and void objects."""
+        keys: list[str] = []
+        for kind in ("compact", "replay"):
+            start = after = f"{self._owner.prefix}manifests/{kind}-"
+            while True:
+                page = await self._objects.list(start, after)
+                keys += page
+                if len(page) < PAGE:
+                    break
+                after = page[-1]
         if not keys:
             return [], []
         if self._beside is None:
@@ -107,9 +110,8 @@ class Sealer:
 
         async def one(key: str) -> None:
             body = b"".join([chunk async for chunk in self._objects.get(key)])
-            part = _decode_replay(body).part.key
             try:
-                if await is_void(self._objects, part):
+                if "/replay-" in key and await is_void(self._objects, part := _decode_replay(body).part.key):
                     void.append(part)
             except Missing:  # begun and not finished: `dead replay` may take it up again
                 return

@@ -154,7 +154,7 @@ def _resolved(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_table_of_config_keys_is_the_schema() -> None:
-    common = ("tables", "ops", "order", "start", "mask", "exclude", "mask_key")
+    common = ("tables", "ops", "order", "hold_back", "start", "mask", "exclude", "mask_key")
     wanted: dict[str, str] = {}
     for key, default in config_keys().items():
         if re.fullmatch(rf"sinks\.NAME<\w+>\.({'|'.join(common)})", key):
@@ -281,6 +281,7 @@ def test_every_command_that_an_error_tells_people_to_run_exists() -> None:
         "checkpoint reset",
         *(f"stream {name}" for name in SUBCOMMANDS),
         "opensearch rebuild",
+        *(f"audit {name}" for name in ("compact", "ddl", "show", "transactions", "verify")),
     }
     assert found <= nested | COMMANDS.keys()
 

@@ -10,10 +10,12 @@ from typing import Literal
 
 import msgspec
 
+from dsqlcdc_s3.audit.compacted import Compacted, told
 from dsqlcdc_s3.audit.content import Content
 from dsqlcdc_s3.audit.findings import Report
 from dsqlcdc_s3.audit.lake import Lake
 from dsqlcdc_s3.audit.spill import mark
+from dsqlcdc_s3.compaction import Compaction
 from dsqlcdc_s3.manifest import PartEntry
 from dsqlcdc_s3.objects import Missing
 
@@ -33,7 +35,8 @@ class Job(msgspec.Struct, frozen=True):
     lock: str = ""
     open_end: bool = False
     written: str = ""
-    beside: Literal["", "replay", "apart"] = ""
+    beside: Literal["", "replay", "apart", "compaction"] = ""
+    compaction: Compaction | None = None
 
 
 class Bodies:
@@ -42,6 +45,7 @@ class Bodies:
     def __init__(self, lake: Lake, report: Report, voided: set[int], hidden: set[int], *, deep: bool, parallel: int) -> None:
         self._lake, self._report, self._voided, self._hidden, self._deep = lake, report, voided, hidden, deep
         self._parallel = parallel
+        self._compacted: set[int] = set()
 
     async def judge(self, jobs: AsyncIterator[Job], done: Callable[[Job], None]) -> None:
         """Judge them all. `done` is told each, in any order."""
@@ -65,10 +69,12 @@ class Bodies:
 
     async def _one(self, job: Job) -> None:
         entry, report = job.entry, self._report
-        content = Content(entry, self._deep)
+        content = Content(entry, self._deep) if job.compaction is None else Compacted(job.compaction, self._deep)
         try:
             await self._read(entry.key, content)
         except Missing:
+            if job.compaction is not None or mark(told(entry)) in self._compacted:
+                return  # begun and not put, or compacted again: its parts are judged where they are
             if job.open_end:
                 report.add("note", "undecided", entry.key, "it was begun and not finished: nobody has said yet what becomes of it")
             elif mark(entry.key) not in self._hidden:
@@ -81,11 +87,13 @@ class Bodies:
             report.objects += 1
             report.rows += content.rows
             report.uncompressed_bytes += content.uncompressed_bytes
+        if isinstance(content, Compacted):
+            self._compacted.update(mark(told(part)) for part in content.parts)
         self._decide(job, content)
         if job.lock:
             await self._held(job)
 
-    async def _read(self, key: str, content: Content) -> None:
+    async def _read(self, key: str, content: Content | Compacted) -> None:
         waiting: list[bytes] = []
         size = 0
         async with aclosing(self._lake.get(key)) as chunks:
@@ -102,10 +110,10 @@ class Bodies:
             content.feed(rest)
         content.end()
 
-    def _decide(self, job: Job, content: Content) -> None:
+    def _decide(self, job: Job, content: Content | Compacted) -> None:
         key, report = job.entry.key, self._report
-        told = mark(key) in self._voided
-        if content.void and not told:
+        given_up = mark(key) in self._voided
+        if content.void and not given_up:
             if job.open_end and job.beside:
                 return
             if job.open_end:
@@ -114,7 +122,7 @@ class Bodies:
                 report.add(
                     "altered", "emptied", key, f"it is empty, its manifest says {job.entry.rows} rows, and none says that it was given up"
                 )
-        elif not content.void and told:
+        elif not content.void and given_up:
             report.add("altered", "filled", key, "a manifest says that it was given up and is void, and it holds something: filled later")
         elif not content.void and content.wrong:
             report.add("altered", "bytes", key, "; ".join(content.wrong[:3]))

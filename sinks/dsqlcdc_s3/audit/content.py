@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from dsqlcdc import parquet
 from dsqlcdc.contract import Table
 from dsqlcdc_s3.encode import void
 from dsqlcdc_s3.manifest import PartEntry
@@ -33,6 +34,7 @@ class Line(msgspec.Struct, gc=False):
     cluster: str
     key: msgspec.Raw
     version: int
+    transaction: str
     shard: str
     sequence: str
     arrived_at: str
@@ -43,10 +45,15 @@ _pack = struct.Struct(">q").pack
 
 
 class Content:
-    """One object, fed in pieces. `wrong` says what does not fit, once `end` was called; `void`: it holds nothing, as a voided part does."""
+    """One object, fed in pieces. `wrong` says what does not fit, once `end` was called; `void`: it holds nothing, as a voided part does.
 
-    def __init__(self, entry: PartEntry, deep: bool) -> None:
-        self._entry, self._deep = entry, deep
+    Parquet is judged whole at its end: its bytes are in memory until then. `lines`: what is fed are a part's lines, as they are in another
+    object.
+    """
+
+    def __init__(self, entry: PartEntry, deep: bool, *, lines: bool = False) -> None:
+        self._entry, self._deep, self._lines = entry, deep, lines
+        self._whole: list[bytes] | None = [] if entry.key.endswith(parquet.SUFFIX) and not lines else None
         self._object, self._content = hashlib.sha256(), hashlib.sha256()
         self._inflate: Any = zlib.decompressobj(31)
         self._head = b""
@@ -66,6 +73,12 @@ class Content:
             self._head += chunk[: len(_VOID) + 1]
         self.bytes += len(chunk)
         self._object.update(chunk)
+        if self._whole is not None:
+            self._whole.append(chunk)
+            return
+        if self._lines:
+            self._take(chunk)
+            return
         data = chunk
         while data and not self.wrong:
             if self._inflate.eof:
@@ -95,17 +108,19 @@ class Content:
     def end(self) -> None:
         """The object is over."""
         entry = self._entry
-        if self._head == _VOID:
+        if self._whole is not None and self._read_parquet(b"".join(self._whole)):
+            return
+        if self._head == _VOID and self._whole is None:
             self.void = True
             self.wrong.clear()
             return
-        if not self.wrong and not self._inflate.eof:
+        if not self.wrong and not self._inflate.eof and self._whole is None and not self._lines:
             self.wrong.append("it breaks off")
-        if self._object.hexdigest() != entry.object_sha256:
+        if not self._lines and self._object.hexdigest() != entry.object_sha256:
             self.wrong.insert(0, f"its SHA-256 is {self._object.hexdigest()}, the manifest says {entry.object_sha256}")
-        if self.bytes != entry.bytes:
+        if not self._lines and self.bytes != entry.bytes:
             self.wrong.append(f"it has {self.bytes} bytes, the manifest says {entry.bytes}")
-        if len(self.wrong) > 1 or any("gzip" in why or "breaks off" in why for why in self.wrong):
+        if len(self.wrong) > 1 or any("gzip" in why or "Parquet" in why or "breaks off" in why for why in self.wrong):
             return
         if self._content.hexdigest() != entry.content_sha256:
             self.wrong.append("its content is another")
@@ -113,6 +128,18 @@ class Content:
             self.wrong.append(f"it has {self.rows} rows, the manifest says {entry.rows}")
         if self._deep:
             self._judge_whole()
+
+    def _read_parquet(self, body: bytes) -> bool:
+        """Judge the lines of a whole object; True where it is void."""
+        try:
+            if parquet.rows(body) == 0:
+                self.void = True
+                return True
+            for text in parquet.lines(body):
+                self._take(text)
+        except ValueError as error:
+            self.wrong.append(f"it is no Parquet ({error})")
+        return False
 
     def _judge(self, lines: Sequence[Line]) -> None:
         """The lines of one stretch: every id is of its key and version, none stands twice, and none before the one it follows."""
@@ -126,9 +153,9 @@ class Content:
                 if made.hexdigest() != line.id:
                     return wrong.append(f"the id {line.id} is not that of its key and version")
         ordered = lines if self._last is None else [self._last, *lines]
-        places = [(line.version, line.shard, len(line.sequence), line.sequence) for line in ordered]
+        places = [(line.version, line.transaction, line.shard, len(line.sequence), line.sequence) for line in ordered]
         if not all(map(operator.le, places, places[1:])):
-            return wrong.append("its rows do not stand in order of version, shard and sequence number")
+            return wrong.append("its rows do not stand in order of version, transaction, shard and sequence number")
         for one, two in pairwise(ordered):  # copies of a change have one version, so they stand together
             if one.version != two.version:
                 self._ids = set()

@@ -68,6 +68,12 @@ class Report(msgspec.Struct, kw_only=True):
         else:
             self.more += 1
 
+    def take_back(self, code: str, where: str) -> None:
+        """What was found turned out to be as it should be."""
+        kept = [one for one in self.findings if (one.code, one.where) != (code, where)]
+        self._bad -= len(self.findings) - len(kept)
+        self.findings = kept
+
     @property
     def verdict(self) -> Literal["whole", "whole with declared gaps", "altered or missing"]:
         if self._bad:

@@ -11,7 +11,7 @@ from dsqlcdc_s3.audit.spill import Spill, mark
 from dsqlcdc_s3.paths import manifest_number
 
 _PART = re.compile(r"data/.+/(\d{12,})-(\d{4,})\.[a-z.]+")
-_BESIDE = re.compile(r"manifests/(?:replay-[0-9a-f]{32}|apart/[^/]+/\d{64,}-\d+-\d{4,})\.json")
+_BESIDE = re.compile(r"manifests/(?:(?:replay|compact)-[0-9a-f]{32}|apart/[^/]+/\d{64,}-\d+-\d{4,})\.json")
 _DIGEST = re.compile(r"digests/(\d{12,})\.json")
 
 
@@ -57,6 +57,13 @@ class Names:
                 self._report.add("altered", "foreign", group[0].key, "nothing that dsqlcdc writes has this name")
         return found
 
+    def put_together(self, keys: Sequence[str]) -> None:
+        """A compaction may have deleted these: a marker that hides one is its work. Whether their rows are there is judged of its object."""
+        for key in keys:
+            if mark(key) in self.hidden:
+                self.hidden.discard(mark(key))
+                self._report.take_back("hidden", key)
+
     def _versions(self, group: Sequence[Version]) -> None:
         key, there = group[0].key, [one for one in group if not one.deleted]
         if any(one.latest and one.deleted for one in group):
@@ -87,7 +94,7 @@ class Names:
 
     async def beside_keys(self) -> AsyncGenerator[str, None]:
         """The manifests outside the chain."""
-        for folder in ("manifests/apart/", "manifests/replay-"):
+        for folder in ("manifests/apart/", "manifests/compact-", "manifests/replay-"):
             async for key in self._keys(folder):
                 if _BESIDE.fullmatch(key.removeprefix(self._prefix)):
                     yield key

@@ -11,6 +11,7 @@ import msgspec
 from dsqlcdc.contract import Misconfigured
 from dsqlcdc_s3 import apart, replay
 from dsqlcdc_s3.account import behind
+from dsqlcdc_s3.audit import compacted
 from dsqlcdc_s3.audit.bodies import Bodies, Job
 from dsqlcdc_s3.audit.coverage import Coverage
 from dsqlcdc_s3.audit.findings import Anchor, Asked, Finding, Report, Told
@@ -162,9 +163,15 @@ class Verification:
                 spill.add("beside-there-whole", f"{key}:{digest(body)}")
                 for job in self._jobs_beside(key, body, open_end=mark(key) in unsealed):
                     spill.add("data-named", job.entry.key)
+                    if job.beside == "apart":
+                        spill.add("part-named", compacted.told(job.entry))
                     yield job
 
         await bodies.judge(jobs(), lambda job: None)
+        strangers = spill.without("part-inputs", "part-named")
+        if strangers and not self._partial:
+            what = f"{len(strangers)} parts in compacted objects are of no manifest: somebody added rows"
+            report.add("altered", "foreign", self._owner.place, what)
         changed = len(spill.without("beside-there-whole", "beside-named-whole")) > len(unsealed)
         if lost or changed:
             async for link in self._sealed_links(0):
@@ -181,7 +188,17 @@ class Verification:
         """The objects of a manifest beside the chain."""
         owner, report = self._owner, self.report
         try:
-            if "/replay-" in key:
+            if "/compact-" in key:
+                compaction = compacted.parse(body)
+                found, pipeline, sink = (
+                    [Job(compaction.part, 0, beside="compaction", compaction=compaction)],
+                    compaction.pipeline,
+                    compaction.sink,
+                )
+                self._names.put_together(compacted.replaced(compaction))
+                for held in compaction.inputs:
+                    self._spill.add("part-inputs", compacted.told(held.part))
+            elif "/replay-" in key:
                 one = msgspec.json.decode(body, type=replay.Manifest)
                 found, pipeline, sink = [Job(one.part, 0, beside="replay", open_end=open_end)], one.pipeline, one.sink
             else:

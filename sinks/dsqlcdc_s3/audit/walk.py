@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from dsqlcdc.contract import Misconfigured
+from dsqlcdc_s3.audit.compacted import told
 from dsqlcdc_s3.audit.coverage import Coverage
 from dsqlcdc_s3.audit.findings import Report
 from dsqlcdc_s3.audit.spill import Spill, mark
@@ -86,6 +87,7 @@ class Walk:
             self._tree.add(bytes.fromhex(hashed))
         for entry in manifest.parts:
             self._spill.add("data-named", entry.key)
+            self._spill.add("part-named", told(entry))
         self.voided.update(map(mark, manifest.voided))
         self._coverage.take(manifest, key)
         return manifest
