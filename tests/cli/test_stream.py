@@ -138,6 +138,8 @@ def test_an_obstacle_is_told_by_plan_and_apply(project: Project, server: LocalAw
     server.control("cdc", cluster=cluster, status="IDLE")
     planned = project.run("stream", "plan", "CONFIG", "--json")
     assert (planned.code, planned.json["obstacle"]["code"]) == (1, "DSQLCDC-E172")
+    shown = project.run("stream", "plan", "CONFIG")
+    assert (shown.code, "stream apply" in shown.err, "psql" in shown.err) == (1, False, True)
     applied = project.run("stream", "apply", "CONFIG", "--yes")
     assert (applied.code, "psql" in applied.err) == (1, True)
 

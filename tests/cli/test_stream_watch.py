@@ -49,7 +49,10 @@ def test_one_that_is_broken_exits_1_and_the_remedy_is_told(project: Project, ser
     [remedy] = [event["after"] for event in answer.jsons if event["event"] == "remedy"]
     assert (remedy["error"], remedy["can_apply"], remedy["policy"]) == ("ROLE_ACCESS_DENIED", True, "explain")
     told = project.run("stream", "status", "CONFIG", "--json").json["remedy"]
-    for name in ("since", "kept_until"):  # a watch knows by its lag when the oldest change was committed, before the service gave its reason
+    for name in (
+        "since",
+        "kept_until",
+    ):  # a watch knows by its lag when the oldest change was committed, before the service gave its reason
         assert remedy.pop(name) <= told.pop(name)
     assert remedy == told
     talk = project.run("stream", "watch", "CONFIG", "--once")
