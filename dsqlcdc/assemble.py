@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -36,6 +36,7 @@ from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.stores.s3_dead_letters import S3DeadLetters
 from dsqlcdc.stores.s3_fragments import S3Fragments
 from dsqlcdc.stores.s3_objects import S3Objects
+from dsqlcdc.stores.spill import FileSpill
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
 from dsqlcdc.streams.clients import Clients, open_clients
 from dsqlcdc.streams.deeds import acting_name
@@ -204,6 +205,10 @@ def make_watch(
     return Watch(desired, clients, checkpoints, lease, durable=not memory, tell=tell, clock=time.time, random=random.random, read=read)
 
 
+def _order(word: str) -> Literal["unique", "latest", "commit"]:
+    return "latest" if word == "latest" else "commit" if word == "commit" else "unique"
+
+
 def _always() -> float:
     """Nobody watches the CDC stream: what is not there in time is missing."""
     return 0.0
@@ -224,11 +229,11 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                 await fragments.prepare()
         pipelines: list[Pipeline] = []
 
-        def late() -> float | None:
-            found = [seconds for one in pipelines if (seconds := one.late()) is not None]
+        def source_lag() -> float | None:
+            found = [seconds for one in pipelines if (seconds := one.source_lag()) is not None]
             return max(found, default=None)
 
-        watch = make_watch(config, checkpoints, read=late) if config.stream is not None else None
+        watch = make_watch(config, checkpoints, read=source_lag) if config.stream is not None else None
         tables, source = make_tables(config), config.source
         limits = ReadLimits(source.reads_per_second, source.bytes_per_second)
         async with open_feeds(
@@ -262,7 +267,9 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                             clock=time.time,
                             random=random.random,
                             route=Route(sink.tables or (), sink.ops or ()),
-                            order="latest" if sink.order == "latest" else "unique",
+                            order=_order(sink.order),
+                            hold_back=sink.hold_back,
+                            spill=FileSpill() if sink.order == "commit" else None,
                             lateness=source.lateness,
                             max_age=config.fragments.max_age,
                             room=max(_ROOM, int(destination.batching.bytes * 1.5)),

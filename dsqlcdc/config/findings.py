@@ -7,11 +7,12 @@ E005 not YAML                           E015 two plugins of one name          E0
 E006 a key given twice                  E016 a plugin cannot be loaded        E027 two Regions
 E007 a variable is not set              E017 options the sink refuses         E028 pieces forgotten before they can come
 E008 a variable written wrongly         E018 a row model cannot be used       E029 names that differ only in case
-E009 not built yet                      E020 an order that needs a key        E030 pieces that stay behind
-E010 unknown key                        E021 a sink that needs a key          E038 raw beside masked columns
-E011 missing key                        E022 two sinks write one place        E039 a mask of a key column
-E043 a file that is not there           E044 no such Region (warning: none that is known)
+E010 unknown key                        E020 an order that needs a key        E030 pieces that stay behind
+E011 missing key                        E021 a sink that needs a key          E038 raw beside masked columns
+E043 a file that is not there           E022 two sinks write one place        E039 a mask of a key column
+E044 no such Region (warning: none that is known)
 E045 remedies that two processes may both apply (warning)
+E048 hold_back without order commit                                           E049 an order that is not strict enough
 
 Where not every shard is seen (Lambda):
 E456 pieces that others cannot see      E458 a sink that needs order          E460 a start of its own

@@ -18,11 +18,10 @@ from dsqlcdc.config.files import check_files
 from dsqlcdc.config.findings import Finding, Findings
 from dsqlcdc.config.models import Aws, File, MaskWord, SinkCommon
 from dsqlcdc.config.partial import check_partial
-from dsqlcdc.config.resolved import Config, SinkConfig
+from dsqlcdc.config.resolved import HOLD_BACK, Config, SinkConfig
 from dsqlcdc.config.show import secrets_of
 from dsqlcdc.config.sound import Places, check_sound, index_place, lake_place
 from dsqlcdc.config.tree import Place, parse
-from dsqlcdc.config.unbuilt import refuse_unbuilt
 from dsqlcdc.config.variables import Variables
 from dsqlcdc.contract import Context, Sink
 from dsqlcdc.errors import ConfigError
@@ -114,8 +113,7 @@ def _understand(path: Path, body: bytes, environ: Mapping[str, str], findings: F
         return None
     named: dict[str, Any] = cast(dict[str, Any], data)
     findings.hide(secrets_of(named.get("sinks")))
-    built = refuse_unbuilt(named, findings)
-    file, options = _validate(built, path.parent, findings)
+    file, options = _validate(named, path.parent, findings)
     aws = file.aws if file is not None else Aws()
     context = Context(
         str(named.get("pipeline")),
@@ -126,7 +124,7 @@ def _understand(path: Path, body: bytes, environ: Mapping[str, str], findings: F
         endpoint_url=aws.endpoint_url,
         whole=whole,
     )
-    classes, defaults, places, made = _sinks(built, options, context, findings)
+    classes, defaults, places, made = _sinks(named, options, context, findings)
     if file is None:
         return None
     config = _resolve(file, options, defaults, path, hashlib.sha256(body).hexdigest())
@@ -220,6 +218,7 @@ def _resolve(file: File, options: dict[str, dict[str, Any]], orders: dict[str, s
             options=MappingProxyType(options.get(name, {})),
             masks=MappingProxyType(_masks(sink)),
             mask_key=None if sink.mask_key is None else sink.mask_key.get_secret_value(),
+            hold_back=HOLD_BACK if sink.hold_back is None else sink.hold_back,
         )
         for name, sink in file.sinks.items()
     }

@@ -34,6 +34,7 @@ def check_sound(config: Config, classes: Mapping[str, type[Sink] | None], places
     _names(config, findings)
     for name, sink in config.sinks.items():
         _keys(config, sink, classes.get(name), findings)
+        _commit_order(sink, classes.get(name), findings)
         _memory(config, sink, findings)
         _masks(config, sink, findings)
         _idle_masks(sink, findings)
@@ -115,6 +116,16 @@ def _keys(config: Config, sink: SinkConfig, cls: type[Sink] | None, findings: Fi
     elif cls is not None and cls.needs_key:
         why = "every change would become a dead letter: no table has a key"
         findings.at("E021", ("sinks", sink.name), f"sink {sink.name!r} needs keys", why=why, fix=fix, key=True)
+
+
+def _commit_order(sink: SinkConfig, cls: type[Sink] | None, findings: Findings) -> None:
+    path = ("sinks", sink.name, "hold_back")
+    if sink.order != "commit" and path in findings.tree.values:
+        why = f"order {sink.order!r} holds nothing back"
+        findings.at("E048", path, "hold_back without order commit", why=why, fix="Write order: commit, or remove it", key=True)
+    if sink.order == "commit" and cls is not None and cls.needs_order:
+        why = "what comes later than hold_back is out of order, and this sink would put an old row over a newer one"
+        findings.at("E049", ("sinks", sink.name, "order"), "an order that is not strict enough", why=why, fix="Write order: latest")
 
 
 def _memory(config: Config, sink: SinkConfig, findings: Findings) -> None:

@@ -66,11 +66,11 @@ class Lag:
         if isinstance(last.parsed, Change):
             self._came[page.shard] = last.arrived, max(0.0, last.arrived - last.parsed.version / 1e9)
 
-    def late(self) -> float | None:
+    def source_lag(self) -> float | None:
         """Seconds from commit to arrival of what arrived within the last two minutes, the most of all shards; None where nothing did, or
         what is read is older: old records tell nothing of now."""
         now = self._clock()
-        return max((late for arrived, late in self._came.values() if now - arrived < RECENT), default=None)
+        return max((lag for arrived, lag in self._came.values() if now - arrived < RECENT), default=None)
 
     def delivered(self, changes: Sequence[Change], pages: tuple[int, int]) -> None:
         """The sink has these changes. `pages`: the numbers of the pages that the first and the last one were read with."""
