@@ -30,9 +30,12 @@ Said = Sequence[Setback | None]
 
 
 class Requests:
-    """All requests of one sink's life. `clock` is the wall clock in seconds, for the signatures."""
+    """All requests of one sink's life. `clock` is the wall clock in seconds, for the signatures. `strict`: one at a time, in the order given."""
 
-    def __init__(self, options: Options, endpoint: Endpoint, post: Post, claims: Claims | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, options: Options, endpoint: Endpoint, post: Post, claims: Claims | None, clock: Callable[[], float], *, strict: bool = False
+    ) -> None:
+        self._strict = strict
         self._endpoint, self._post, self._claims, self._clock = endpoint, post, claims, clock
         self._format: Format = options.format
         self._form = FORMS[options.format]
@@ -46,10 +49,12 @@ class Requests:
     def round(self, changes: Sequence[Change]) -> Round:
         """The sending of these changes."""
         if self._batch is None:
-            return Round(changes, partial(self._send, changes, None), self._endpoint.limit)
+            return Round(changes, partial(self._send, changes, None), self._endpoint.limit, strict=self._strict)
         made: dict[int, Parcel | Setback] = {}
         fits = partial(self._fits, changes, made)
-        return Round(changes, partial(self._send, changes, made), self._endpoint.limit, most=self._batch.max_items, fits=fits)
+        return Round(
+            changes, partial(self._send, changes, made), self._endpoint.limit, most=self._batch.max_items, fits=fits, strict=self._strict
+        )
 
     def _fits(self, changes: Sequence[Change], made: dict[int, Parcel | Setback], indices: Sequence[int]) -> int:
         sizes: list[int] = []

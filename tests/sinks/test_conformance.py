@@ -32,7 +32,8 @@ def spoilt(change: Change) -> Change:
     return msgspec.structs.replace(change, version=10**21)
 
 
-async def test_s3_keeps_the_laws() -> None:
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+async def test_s3_keeps_the_laws(format: str) -> None:
     bucket = Bucket()
     away = False
 
@@ -57,7 +58,11 @@ async def test_s3_keeps_the_laws() -> None:
         await asyncio.sleep(0)
 
     checked = await check_sink(
-        lambda: make_lake(FakeObjects(bucket, before=before, pause=pause)), holds=holds, copies=copies, outage=outage, refused=spoilt
+        lambda: make_lake(FakeObjects(bucket, before=before, pause=pause), {"format": format}),
+        holds=holds,
+        copies=copies,
+        outage=outage,
+        refused=spoilt,
     )
     assert set(checked) == ALL
 
