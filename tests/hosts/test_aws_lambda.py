@@ -7,9 +7,10 @@ import json
 import logging
 import threading
 import time
-from typing import Any
 
 import pytest
+from aws_lambda_powertools.utilities.data_classes import KinesisStreamEvent
+from aws_lambda_powertools.utilities.parser.models import KinesisDataStreamModel
 
 from dsqlcdc.errors import Misconfigured
 from dsqlcdc.hosts import emf
@@ -159,24 +160,8 @@ def test_the_sweeper_finishes_rows_and_gives_up_those_that_stay_incomplete(
 
 
 def test_the_shapes_of_powertools_are_taken(world: LambdaWorld, function: Function) -> None:
-    class DataClass(dict[str, Any]):
-        """As Powertools' KinesisStreamEvent: the event behind `raw_event`."""
-
-        @property
-        def raw_event(self) -> dict[str, Any]:
-            return dict(self)
-
-    class Model:
-        """As its parser's KinesisDataStreamModel: dumped by alias, data decoded."""
-
-        def model_dump(self, *, by_alias: bool) -> dict[str, Any]:
-            assert by_alias
-            plain = event(insert(2), first=2)
-            plain["Records"][0]["kinesis"]["data"] = insert(2)
-            return plain
-
-    assert function.handle(DataClass(event(insert(1))), Context()) == NOTHING
-    assert function.handle(Model(), Context()) == NOTHING
+    assert function.handle(KinesisStreamEvent(event(insert(1))), Context()) == NOTHING
+    assert function.handle(KinesisDataStreamModel.model_validate(event(insert(2), first=2)), Context()) == NOTHING
     fanout = json.loads(json.dumps(event(insert(3), first=3)).replace(ARN, f"{ARN}/consumer/mine:1700000000"))
     assert function.handle(fanout, Context()) == NOTHING
     assert sorted(line["row"]["id"] for line in world.lines()) == [1, 2, 3]
