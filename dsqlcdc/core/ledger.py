@@ -149,6 +149,20 @@ class Ledger:
         """Is anything open in the page this debt belongs to?"""
         return debt >> _BITS in self._leaves
 
+    @property
+    def pages(self) -> int:
+        """How many pages with records were entered: the number of the next one."""
+        return self._next
+
+    @staticmethod
+    def page_of(debt: int) -> int:
+        """The number of the page this debt belongs to."""
+        return debt >> _BITS
+
+    def is_page_open(self, page: int) -> bool:
+        """Is anything open in the page of this number?"""
+        return page in self._leaves
+
     def frontier(self) -> dict[str, Mark]:
         """Per shard the last place before which nothing is owed. Never moves back."""
         return {shard: self._advance(account) for shard, account in self._accounts.items()}

@@ -130,3 +130,6 @@ class Masked(Sink):
 
     def word(self) -> bytes:
         return self._sink.word()
+
+    def circuit(self) -> str:
+        return self._sink.circuit()

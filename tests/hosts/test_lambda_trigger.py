@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from dsqlcdc.testing.records import chunked
 from dsqlcdc.testing.trigger import Remaining, Settings
 
 from .lambda_world import BUCKET, NOTHING, STREAM, Context, LambdaWorld, deduplicated, event, insert, run_trigger
+
+DAY = 86_400.0
 
 
 def test_resharding_oversized_rows_poison_and_an_outage_end_in_an_exact_lake(world: LambdaWorld) -> None:
@@ -37,8 +40,32 @@ def test_resharding_oversized_rows_poison_and_an_outage_end_in_an_exact_lake(wor
     assert found.holds, found
     places = Counter((line["shard"], line["sequence"]) for line in lines)
     assert max(places.values()) == 1, "no record went in twice"
+    swept_away(world)
     assert len(world.objects("dead-letters/")) == 1
-    assert not world.objects("fragments/p/parts/"), "every oversized row is done, and its pieces are gone"
+
+
+def swept_away(world: LambdaWorld) -> None:
+    """Every oversized row is done, and its pieces are gone: one that a racing invocation stored after that, by the sweeper, without a verdict."""
+    sweeper = Function(world.environ, clock=lambda: time.time() + DAY)
+    try:
+        assert sweeper.sweep(Context())["gaps"] == 0
+    finally:
+        sweeper.close()
+    assert not world.objects("fragments/p/parts/")
+
+
+def test_a_piece_that_was_stored_after_its_row_was_done_is_swept_away_without_a_verdict(world: LambdaWorld, function: Function) -> None:
+    main, *pieces = chunked("c", "t.rows", {"id": 1, "text": "x" * 3000}, 1_800_000_000_000_000_001, size=1000)
+    assert function.handle(event(main, *pieces[:-1]), Context()) == NOTHING
+    parts = world.objects("fragments/p/parts/")
+    assert function.handle(event(pieces[-1], first=900), Context()) == NOTHING
+    assert not world.objects("fragments/p/parts/")
+    for name, body in parts.items():
+        if "-main" not in name:
+            world.client("s3").put_object(Bucket=BUCKET, Key=name, Body=body)
+    swept_away(world)
+    assert not world.objects("dead-letters/")
+    assert [line["row"]["id"] for line in world.lines()] == [1]
 
 
 def test_of_two_racing_invocations_one_is_killed_and_the_lake_is_exact(world: LambdaWorld) -> None:
