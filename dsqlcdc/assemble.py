@@ -21,7 +21,7 @@ from dsqlcdc.core.pipeline import Pipeline, Recipe
 from dsqlcdc.core.ports import CheckpointStore, FragmentStore, Name, ResettableStore
 from dsqlcdc.core.route import Route
 from dsqlcdc.core.tables import Model, Rule, Tables
-from dsqlcdc.core.telemetry import Status
+from dsqlcdc.core.telemetry import Kept, Status
 from dsqlcdc.errors import ConfigError, Unavailable
 from dsqlcdc.plugins import GROUP, sink_factory
 from dsqlcdc.sources.budget import ReadLimits
@@ -48,11 +48,14 @@ _ROOM = 96 * 1024 * 1024
 
 
 class Assembly(msgspec.Struct, frozen=True):
-    """What one process runs: the pipelines, one a sink, and what they share. `watch`: of the CDC stream, where the config has one."""
+    """What one process runs: the pipelines, one a sink, and what they share. `watch`: of the CDC stream, where the config has one.
+    `pipeline`: its name."""
 
     pipelines: Sequence[Pipeline]
     sources: Sequence[KinesisSource]
     checkpoints: CheckpointStore
+    fragments: FragmentStore
+    pipeline: str
     watch: Watch | None = None
 
     def statuses(self) -> Sequence[Status]:
@@ -62,6 +65,11 @@ class Assembly(msgspec.Struct, frozen=True):
         """What all pipelines together have read of the stream."""
         counts = [source.counts() for source in self.sources]
         return msgspec.structs.replace(counts[0], buffered_bytes=sum(count.buffered_bytes for count in counts))
+
+    async def kept(self) -> Kept:
+        """What the stores hold. Raises Unavailable, Misconfigured."""
+        parts, size = await self.fragments.waiting()
+        return Kept(self.pipeline, tuple(await self.checkpoints.gaps(self.pipeline)), parts, size, time.time())
 
 
 def aws_of(config: Config) -> Aws:
@@ -261,7 +269,7 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                         )
                     )
                 )
-            yield Assembly(pipelines, sources, checkpoints, watch)
+            yield Assembly(pipelines, sources, checkpoints, fragments, config.pipeline, watch)
     finally:
         await fragments.close()
         await letters.close()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dsqlcdc.cli.output import emit, emit_json, say
+from dsqlcdc.cli.output import counted, emit, emit_json, say
 from dsqlcdc.cli.shape import AsJson, ConfigFile, group
 
 app = group("Check the config, show it resolved, print its JSON Schema.")
@@ -19,18 +19,20 @@ def lint(
     in_lambda: Annotated[bool, typer.Option("--lambda", help="As the Lambda handler would take it.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find every mistake in the file at once: line, column, what is wrong, and a fix. Exits 2 where there is one."""
+    """Find every mistake in the file at once: line, column, what is wrong, and a fix. Exits 2 where there is one; warnings are none."""
     from dsqlcdc.config import lint as find
 
     findings = find(Path(config), whole=not in_lambda)
+    mistakes = [finding for finding in findings if finding.severity == "error"]
     if as_json:
-        emit_json({"ok": not findings, "file": str(config), "findings": [finding.as_json() for finding in findings]})
+        emit_json({"ok": not mistakes, "file": str(config), "findings": [finding.as_json() for finding in findings]})
     else:
         for finding in findings:
             emit(finding.told())
-        count = f"{len(findings)} mistake{'s' if len(findings) > 1 else ''}" if findings else "no mistakes"
-        say(f"{config}: {count}.")
-    raise typer.Exit(2 if findings else 0)
+        count = counted(len(mistakes), "mistake") if mistakes else "no mistakes"
+        warnings = f", {counted(len(findings) - len(mistakes), 'warning')}" if len(findings) > len(mistakes) else ""
+        say(f"{config}: {count}{warnings}.")
+    raise typer.Exit(2 if mistakes else 0)
 
 
 @app.command(short_help="The config as it is understood, secrets masked.")

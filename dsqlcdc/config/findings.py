@@ -11,6 +11,7 @@ E009 not built yet                      E020 an order that needs a key        E0
 E010 unknown key                        E021 a sink that needs a key          E038 raw beside masked columns
 E011 missing key                        E022 two sinks write one place        E039 a mask of a key column
                                         E043 a file that is not there
+                                        E044 (a warning) a page for everybody
 
 Where not every shard is seen (Lambda):
 E456 pieces that others cannot see      E458 a sink that needs order          E460 a start of its own
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from dsqlcdc.config.tree import Path, Place, Tree
 from dsqlcdc.errors import ConfigError
@@ -30,7 +31,10 @@ __all__ = ["Finding", "Findings", "nearest"]
 
 
 class Finding(ConfigError):
-    """One mistake. `line` and `column` count from 1; `key` is the place in dotted form; `fix` says what to write instead."""
+    """One mistake, or with `severity` "warning" what is allowed and may be one. `line` and `column` count from 1; `key` is the place in dotted
+    form; `fix` says what to write instead."""
+
+    severity: Literal["error", "warning"] = "error"
 
     def __init__(self, code: str, what: str, *, file: str, place: Place, key: str = "", why: str = "", fix: str = "") -> None:
         self.file, self.line, self.column, self.key, self.fix = file, place.line, place.column, key, fix
@@ -41,14 +45,15 @@ class Finding(ConfigError):
 
     def told(self) -> str:
         """Without the command that finds it, for that command."""
-        text = f"DSQLCDC-{self.code} {self.what}, {self.where}"
+        text = f"{'warning: ' if self.severity == 'warning' else ''}DSQLCDC-{self.code} {self.what}, {self.where}"
         text += f": {self.why.rstrip('.')}." if self.why else "."
         if self.fix:
             text += f" {self.fix.rstrip('.?')}{'?' if self.fix.endswith('?') else '.'}"
         return text
 
     def as_json(self) -> dict[str, Any]:
-        return {**super().as_json(), "file": self.file, "line": self.line, "column": self.column, "key": self.key, "fix": self.fix}
+        place = {"severity": self.severity, "file": self.file, "line": self.line, "column": self.column, "key": self.key, "fix": self.fix}
+        return {**super().as_json(), **place}
 
 
 class Findings:
@@ -68,6 +73,12 @@ class Findings:
         """A finding at a value, or at its key; where the place is not in the file, at the nearest one above it."""
         place = self.tree.place(path, key=key)
         self.place(code, place, what, why=why, fix=fix, key=".".join(map(str, path)))
+
+    def warn(self, code: str, path: Path, what: str, *, why: str, fix: str) -> None:
+        """What is allowed and may be a mistake, at a value."""
+        found = Finding(code, what, file=self.file, place=self.tree.place(path), key=".".join(map(str, path)), why=why, fix=fix)
+        found.severity = "warning"
+        self._found.append(found)
 
     def place(self, code: str, place: Place, what: str, *, why: str = "", fix: str = "", key: str = "") -> None:
         if code >= "E010" and any(f.code in ("E007", "E008") and (f.line, f.column) == (place.line, place.column) for f in self._found):

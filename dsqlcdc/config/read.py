@@ -45,6 +45,7 @@ def load_partial(body: bytes, name: str, directory: Path, environ: Mapping[str, 
 
 
 def _or_raise(config: Config | None, findings: list[Finding], name: str) -> Config:
+    findings = [finding for finding in findings if finding.severity == "error"]
     if config is not None and not findings:
         return config
     if len(findings) == 1:
@@ -55,7 +56,7 @@ def _or_raise(config: Config | None, findings: list[Finding], name: str) -> Conf
 
 
 def lint(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ, *, whole: bool = True) -> list[Finding]:
-    """Every mistake in a YAML file, by line and column; none means that `load` gives a Config. `whole` False: for Lambda."""
+    """Every mistake in a YAML file, by line and column; none but warnings means that `load` gives a Config. `whole` False: for Lambda."""
     return _read(Path(path), environ, whole=whole)[1]
 
 
@@ -97,7 +98,7 @@ def _understand(path: Path, body: bytes, environ: Mapping[str, str], findings: F
         )
         return None
     named: dict[str, Any] = cast(dict[str, Any], data)
-    findings.hide(secrets_of(named.get("sinks")))
+    findings.hide([*secrets_of(named.get("sinks")), *secrets_of(named.get("http"))])
     built = refuse_unbuilt(named, findings)
     file, options = _validate(built, path.parent, findings)
     aws = file.aws if file is not None else Aws()

@@ -42,6 +42,7 @@ def check_sound(config: Config, classes: Mapping[str, type[Sink] | None], places
     _claims(config, places.lakes, findings)
     _region(config, findings)
     _stream(config, findings)
+    _http(config, findings)
 
 
 def _times(config: Config, findings: Findings) -> None:
@@ -245,6 +246,13 @@ def _stream(config: Config, findings: Findings) -> None:
     if region and key[0] == "arn" and key[3] != region:
         why = f"a Kinesis stream in {region} takes keys of its own Region only"
         findings.at("E042", ("stream", "kinesis", "kms_key"), f"the KMS key is in {key[3]}", why=why, fix=f"Name a key in {region}")
+
+
+def _http(config: Config, findings: Findings) -> None:
+    if config.http is not None and config.http.exposed and config.http.token is None:
+        why = "whoever reaches this address sees tables, keys of shards, errors and commands of the pipeline"
+        fix = "Write token: '${DSQLCDC_TOKEN}' beside it, or listen on 127.0.0.1"
+        findings.warn("E044", ("http", "listen"), "the page is served beyond this machine without a token", why=why, fix=fix)
 
 
 def lake_place(options: Any) -> tuple[str, str] | None:
