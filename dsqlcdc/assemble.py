@@ -42,6 +42,7 @@ from dsqlcdc.streams.deeds import acting_name
 from dsqlcdc.streams.desired import Desired, Target
 from dsqlcdc.streams.health import Event
 from dsqlcdc.streams.watch import Watch, log_event
+from dsqlcdc.traces import Wrap
 
 _ROOM = 96 * 1024 * 1024
 """Bytes in flight of one pipeline, at least: a few of the largest rows, and one batch being written while the next one fills."""
@@ -213,8 +214,10 @@ def _always() -> float:
 
 
 @asynccontextmanager
-async def assemble(config: Config, *, once: bool = False, deadline: float | None = None) -> AsyncGenerator[Assembly, None]:
-    """Open everything a run needs and make its pipelines; leaving closes it all.
+async def assemble(
+    config: Config, *, once: bool = False, deadline: float | None = None, wrap: Wrap | None = None
+) -> AsyncGenerator[Assembly, None]:
+    """Open everything a run needs and make its pipelines; leaving closes it all. `wrap`: each sink as it is to be run (see traces).
 
     Raises ConfigError, Misconfigured (no such stream, access denied, an unusable state), Unavailable when the stream could not be asked
     within `deadline` seconds (None: asked for ever).
@@ -247,6 +250,8 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                 )
                 sources.append(reader)
                 destination = make_sink(config, name)
+                if wrap is not None:
+                    destination = wrap(name, destination)
                 pipelines.append(
                     Pipeline(
                         Recipe(

@@ -42,6 +42,7 @@ def run(
     from dsqlcdc.config import load
     from dsqlcdc.config.show import secrets_of
     from dsqlcdc.hosts import daemon, logs
+    from dsqlcdc.traces import tracing
 
     patience = _seconds(deadline, 300.0 if once else None)
     loaded = load(config)
@@ -53,7 +54,8 @@ def run(
     )
     watchers = watchers_of(loaded, once, plain or log == "json" or as_json)
     try:
-        result = asyncio.run(daemon.run(loaded, once=once, deadline=patience, watchers=watchers))
+        with tracing(loaded.pipeline) as wrap:
+            result = asyncio.run(daemon.run(loaded, once=once, deadline=patience, watchers=watchers, wrap=wrap))
     except asyncio.CancelledError:
         raise typer.Exit(130) from None
     _tell(result, str(config), as_json)

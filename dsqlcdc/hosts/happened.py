@@ -108,7 +108,8 @@ def _sinks(before: _Before, now: _Before, statuses: Sequence[Status]) -> Found:
     reasons = {status.sink: status.reason for status in statuses}
     for sink, state in now.states.items():
         if state != before.states.get(sink, state):
-            why = f": {reasons[sink]}" if state == "stopped" and reasons[sink] else ""
+            reason = reasons[sink].partition(" Run: ")[0]
+            why = f": {reason}" if state == "stopped" and reason else ""
             yield _STATES.get(state, "info"), sink, f"{state}, {before.states[sink]} before{why}"
         circuit, was = now.circuits[sink], before.circuits.get(sink, "")
         if circuit != was and "open" in (circuit, was):

@@ -10,7 +10,7 @@ from typing import Any
 from dsqlcdc.core.telemetry import ShardStatus, Status
 from dsqlcdc.hosts.rates import Flow, behind
 
-__all__ = ["SERIES", "STEP", "History", "worst"]
+__all__ = ["SERIES", "STEP", "History", "late", "point", "worst"]
 
 STEP = 2.0
 """Seconds between two points of a sink."""
@@ -89,4 +89,11 @@ def point(status: Status, flow: Flow) -> tuple[float, ...]:
     """One point, in the order of SERIES."""
     spread = status.lag.get("read_to_sink")
     waited = spread.now if spread is not None and status.open else 0.0
-    return (round(flow.read, 1), round(flow.settled, 1), round(flow.bytes), status.open, round(behind(status), 2), round(waited, 2))
+    return (round(flow.read, 1), round(flow.settled, 1), round(flow.bytes), status.open, round(late(status), 2), round(waited, 2))
+
+
+def late(status: Status) -> float:
+    """Seconds by which the furthest shard is behind its tip, as the service said at its last read; of a sink that stopped, that long and as
+    long as nothing was read."""
+    spread = status.lag.get("kinesis_to_read")
+    return max(behind(status), spread.now) if status.state == "stopped" and spread is not None else behind(status)

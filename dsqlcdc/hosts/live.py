@@ -16,8 +16,8 @@ from dsqlcdc.core.ports import Gap
 from dsqlcdc.core.telemetry import Kept, ShardStatus, Status
 from dsqlcdc.errors import Fault
 from dsqlcdc.hosts.happened import Happened
-from dsqlcdc.hosts.history import STEP, History, point, worst
-from dsqlcdc.hosts.rates import Flow, Rates, behind
+from dsqlcdc.hosts.history import STEP, History, late, point, worst
+from dsqlcdc.hosts.rates import Flow, Rates
 from dsqlcdc.hosts.readiness import Readiness
 from dsqlcdc.sources.counts import Counts
 
@@ -192,7 +192,7 @@ class Live:
             "alarm": status.alarm,
             "circuit": status.circuit,
             "lag": {leg: round(spread.now, 3) for leg, spread in status.lag.items() if spread.now or any(spread.counts)},
-            "behind": behind(status),
+            "behind": round(late(status), 2),
             "shards": _shards(status.shards, now),
         }
 

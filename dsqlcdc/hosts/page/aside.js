@@ -2,9 +2,9 @@
 
 import { h } from "./charts.js";
 import { badge, balanced, fill } from "./sinks.js";
-import { bytes, clock, count, moment, plural, shard, span, whole } from "./words.js";
+import { bytes, clock, count, minutes, moment, plural, shard, span, whole } from "./words.js";
 
-const LATE = 60;
+const LATE = 60, FEW = 5;
 
 export function command(text) {
   const code = h("code", { textContent: text, tabIndex: 0 });
@@ -55,7 +55,7 @@ function streamBody(stream, config) {
     parts.push(h("h3", { textContent: "What to do" }), h("ol", { className: "steps" }, remedy.actions.map((action) =>
       h("li", {}, action.what, action.command && command(action.command),
         action.policy && h("details", {}, h("summary", {}, "The policy"), h("pre", { tabIndex: 0, textContent: typeof action.policy === "string" ? action.policy : JSON.stringify(action.policy, null, 2) }))))));
-    if (remedy.expect) parts.push(h("p", { className: "quiet", textContent: `Then: ${remedy.expect}, within ${span(remedy.within)}.` }));
+    if (remedy.expect) parts.push(h("p", { className: "quiet", textContent: `Then: ${remedy.expect.replace(/\.$/, "")}, within ${minutes(remedy.within)}.` }));
   }
   if (stream.kept_until) parts.push(h("p", {}, "What DSQL holds back is kept until ", h("b", { textContent: moment(stream.kept_until) }), "."));
   if (stream.fault) parts.push(h("p", { className: "quiet", textContent: `It cannot be looked at: ${stream.fault}` }));
@@ -65,12 +65,12 @@ function streamBody(stream, config) {
 
 function gapsBody(page) {
   if (!page.gaps.unacknowledged) return h("p", { className: "quiet", textContent: page.stores_at === null ? "Not asked yet." : "None that is not acknowledged." });
-  const left = page.gaps.unacknowledged - page.gaps.shown.length;
+  const shown = page.gaps.shown.slice(0, FEW), left = page.gaps.unacknowledged - shown.length;
   return [
     h("p", { textContent: "Changes may be lost within these bounds. Look, repair what is downstream, then acknowledge." }),
-    h("ul", { className: "list" }, page.gaps.shown.map((gap) => h("li", {},
+    h("ul", { className: "list" }, shown.map((gap) => h("li", {},
       h("b", { textContent: gap.kind }), ` ${gap.id}`, gap.sink && ` · ${gap.sink}`, gap.shard && ` · shard ${shard(gap.shard)}`,
-      h("br"), h("span", { className: "quiet", textContent: [gap.detail, gap.from && `from ${moment(gap.from)}`, gap.to && `to ${moment(gap.to)}`].filter(Boolean).join(", ") }),
+      h("br"), h("span", { className: "quiet", textContent: [gap.detail, gap.from && `from ${moment(gap.from)}`, gap.to > (gap.from ?? 0) && `to ${moment(gap.to)}`].filter(Boolean).join(", ") }),
       command(`dsqlcdc gaps ack ${gap.id} ${page.config} --reason "…"`)))),
     left > 0 && h("p", { className: "quiet", textContent: `${whole(left)} more.` }), command(`dsqlcdc gaps ${page.config}`)].filter(Boolean);
 }
@@ -110,7 +110,7 @@ export function problems(page) {
     if (sink.state === "stopped") say(0, `${sink.name} has stopped`, [sink.reason, sink.then && `To be run ${sink.then}:`].filter(Boolean).join(" "), sink.run || `dsqlcdc run ${page.config}`);
     if (sink.alarm) say(0, `${sink.name} takes nothing`, `${Math.round(100 * sink.retention_used)} % of the stream's retention are gone; in ${span(sink.retention_left ?? 0)} changes are lost.`, `dsqlcdc doctor ${page.config}`);
     if (sink.circuit === "open" && sink.state !== "stopped") say(2, `${sink.name}: the receiver is given a rest`, `It failed too often. ${count(sink.open)} changes wait for it, none is lost; it is tried again by itself.`);
-    if (sink.behind > LATE) say(2, `${sink.name} is behind`, `Its furthest shard is ${span(sink.behind)} behind the tip: it reads or delivers more slowly than the database writes.`, `dsqlcdc doctor ${page.config}`);
+    if (sink.behind > LATE && sink.state !== "stopped") say(2, `${sink.name} is behind`, `Its furthest shard is ${span(sink.behind)} behind the tip: it reads or delivers more slowly than the database writes.`, `dsqlcdc doctor ${page.config}`);
   }
   const buried = page.sinks.filter((sink) => sink.letters);
   if (buried.length) say(2, "Dead letters were written", buried.map((sink) => `${sink.name}: ${whole(sink.letters)} (${Object.keys(sink.dead).join(", ")})`).join("; ") + ", by this run.", `dsqlcdc dead list ${page.config}`);

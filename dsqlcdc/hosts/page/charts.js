@@ -40,7 +40,7 @@ export class Chart {
       h("li", {}, h("i", { className: `mark ${one.mark}`, "aria-hidden": "true" }), `${one.name} `, this.values[n])));
     this.svg = s("svg", { role: "img", height: HEIGHT, width: "100%" });
     this.empty = h("p", { className: "none", textContent: "No data yet" });
-    this.element = h("figure", { className: "chart" }, h("figcaption", {}, h("h4", { textContent: title }), this.when, legend), this.svg, this.empty);
+    this.element = h("figure", { className: "chart" }, h("figcaption", {}, h("h3", { textContent: title }), this.when, legend), this.svg, this.empty);
     this.svg.addEventListener("pointermove", (event) => { this.at = event.offsetX; this.draw(); });
     this.svg.addEventListener("pointerleave", () => { this.at = null; this.draw(); });
     new ResizeObserver(([entry]) => {

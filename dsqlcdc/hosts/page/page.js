@@ -125,5 +125,6 @@ get("token").addEventListener("submit", (event) => {
   event.preventDefault();
   live.use(get("token-value").value.trim());
 });
+addEventListener("hashchange", () => location.reload()); // a token was given to a page that is open
 setInterval(tick, 1000);
 live.run();

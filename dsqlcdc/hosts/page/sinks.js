@@ -101,8 +101,8 @@ export class Sink {
   }
 
   #shards(shards) {
-    const words = [plural(shards.live, "shard") + " read", shards.ended && `${whole(shards.ended)} closed`,
-      shards.behind ? `${whole(shards.behind)} behind the tip by a second or more` : "all at the tip",
+    const words = [plural(shards.live, "shard"), shards.ended && `${whole(shards.ended)} closed`,
+      this.data.sink.state === "stopped" ? "not read any more" : shards.behind ? `${whole(shards.behind)} behind the tip by a second or more` : "all at the tip",
       shards.owing ? `${whole(shards.owing)} ${shards.owing === 1 ? "owes" : "owe"} something` : "none owes anything"].filter(Boolean).join(", ");
     const none = !shards.live && !shards.ended, left = shards.shown.length - FEW, untold = shards.live - shards.shown.length;
     this.words.textContent = none ? "No shard has been read yet." : `${words}.`;
@@ -121,7 +121,7 @@ export class Sink {
 
   #row(one, most, far) {
     const past = this.sparks[one.shard] ?? {};
-    const behind = h("td", { className: "number" }, meter(one.behind / far, "one"), one.ended ? "closed" : one.behind ? span(one.behind) : "at the tip");
+    const behind = h("td", { className: "number" }, meter(one.behind / far, "one"), one.ended ? "closed" : one.behind ? span(one.behind) : this.data.sink.state === "stopped" ? "not read any more" : "at the tip");
     return h("tr", {}, h("th", { scope: "row", title: one.shard, textContent: shard(one.shard) }), behind,
       h("td", { className: "number" }, meter(one.open / most, "three"), count(one.open)),
       h("td", {}, spark(past.behind, "one"), spark(past.open, "three")),
