@@ -1,4 +1,4 @@
-# make install | demo | test | test-live | check | bench | lambda-zip      (nothing but Python 3.11 or newer is needed)
+# make install | demo | test | test-live | test-cdk | check | bench | lambda-zip      (nothing but Python 3.11 or newer is needed)
 #
 #   VENV=dir    where the environment is made (.venv)
 #   WHEEL=file  test this wheel, not the source tree (VENV should then be a fresh one)
@@ -17,7 +17,7 @@ SUBJECT := $(if $(WHEEL),$(WHEEL),-e .)
 # Neither the working directory nor a script's goes onto sys.path: what is installed is what runs.
 export PYTHONSAFEPATH := 1
 
-.PHONY: install demo test test-live check bench lambda-zip clean
+.PHONY: install demo test test-live test-cdk check bench lambda-zip clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -31,6 +31,10 @@ test: $(VENV)/.dev
 # Real servers on loopback: a single-node OpenSearch (Java 17 and Maven are needed, and said to be where they are not there).
 test-live: $(VENV)/.dev
 	$(BIN)/pytest -m live -p no:xdist tests/live
+
+# The CDK constructs, synthesised and linted: their libraries are 430 MB.
+test-cdk: $(VENV)/.cdk
+	$(BIN)/pytest -m cdk -p no:xdist tests/deploy
 
 check: $(VENV)/.dev $(VENV)/.deploy
 	$(BIN)/ruff check .
@@ -68,4 +72,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(WHEEL) | $(BIN)/python
 # What lints deploy/: some 400 MB, so only `make check` has it.
 $(VENV)/.deploy: $(VENV)/.dev
 	$(PIP) install --quiet --constraint constraints.txt $(SUBJECT)[deploy]
+	touch $@
+
+$(VENV)/.cdk: $(VENV)/.deploy
+	$(PIP) install --quiet --constraint constraints.txt $(SUBJECT)[cdk]
 	touch $@

@@ -17,6 +17,7 @@ from dsqlcdc.cli.shape import Help, application
 from dsqlcdc.errors import ConfigError, Fault, Lost
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("dsqlcdc.cli.init", "Write a commented config, by questions or flags."),
     "run": ("dsqlcdc.cli.run", "Read the stream and deliver to the sinks."),
     "config": ("dsqlcdc.cli.config", "Check the config, show it resolved, print its JSON Schema."),
     "status": ("dsqlcdc.cli.status", "Per sink and shard: checkpoint, lag, open, gaps."),

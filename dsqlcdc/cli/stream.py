@@ -242,7 +242,8 @@ async def _delete(config: Config, path: str, deadline: float, *, everything: boo
     from dsqlcdc.streams.delete import delete, deletion
 
     async with _looking(config, deadline) as work:
-        planned = deletion(work.desired, work.observed, everything=everything)
+        table = config.state.table if config.state.type == "dynamodb" else ""
+        planned = deletion(work.desired, work.observed, everything=everything, table=table)
         if planned.obstacle is not None:
             raise planned.obstacle
         if planned.actions:

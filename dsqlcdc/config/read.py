@@ -60,6 +60,13 @@ def lint(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ, 
     return _read(Path(path), environ, whole=whole)[1]
 
 
+def lint_bytes(body: bytes, path: Path, environ: Mapping[str, str] = os.environ, *, whole: bool = True) -> list[Finding]:
+    """As `lint`, of what is to stand in the file at `path`."""
+    findings = Findings(str(path))
+    _understand(path, body, environ, findings, whole=whole)
+    return findings.sorted()
+
+
 def _read(path: Path, environ: Mapping[str, str], *, whole: bool) -> tuple[Config | None, list[Finding]]:
     findings = Findings(str(path))
     body = _body(path, findings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -22,11 +21,12 @@ from dsqlcdc.core.intake import Intake
 from dsqlcdc.core.lag import Lag
 from dsqlcdc.core.ledger import Imbalance, Ledger
 from dsqlcdc.core.patience import Patience, until
-from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterStore, FragmentStore, Gap, Name, Source
+from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterStore, FragmentStore, Name, Source
 from dsqlcdc.core.reassemble import Reassembler
 from dsqlcdc.core.route import Route, Router
 from dsqlcdc.core.sequence import Latest, Sequencer, Unique
 from dsqlcdc.core.standstill import Standstill
+from dsqlcdc.core.succession import gap_of, stream_of
 from dsqlcdc.core.tables import Tables
 from dsqlcdc.core.telemetry import Counts, ShardStatus, Status
 from dsqlcdc.errors import Fault
@@ -200,28 +200,13 @@ class Pipeline:
     async def _succeed(self) -> None:
         """Where a stream of this name was read before, and made anew since: what the old one still held is gone. A gap, said and kept."""
         recipe, ask = self._recipe, self._patience.ask
-        name, again = recipe.name, recipe.name.stream.rpartition("@")[0]
+        name = recipe.name
+        gaps = await ask(lambda: recipe.checkpoints.gaps(name.pipeline))
         for former in await ask(recipe.checkpoints.names):
-            if (former.pipeline, former.sink) != (name.pipeline, name.sink) or former.stream.rpartition("@")[0] != again:
+            if (former.pipeline, former.sink) != (name.pipeline, name.sink) or stream_of(former) != stream_of(name):
                 continue
-            checkpoint = await ask(partial(recipe.checkpoints.load, former))
-            owed = [mark for mark in checkpoint.marks.values() if mark.position.kind != "end"] if checkpoint is not None else []
-            if former.stream == name.stream or not owed:
-                continue
-            text = "\0".join((name.pipeline, name.sink, former.stream))
-            gap = Gap(
-                id=hashlib.sha256(text.encode()).hexdigest()[:12],
-                pipeline=name.pipeline,
-                sink=name.sink,
-                stream=former.stream,
-                kind="replaced",
-                shard="",
-                from_time=min(mark.arrived for mark in owed),
-                to_time=recipe.clock(),
-                detail=f"the stream was deleted and made anew ({name.stream}); what the old one had not delivered by then is lost",
-                found_at=recipe.clock(),
-            )
-            if not (await ask(partial(recipe.checkpoints.record_gap, gap))).acked:
+            gap = gap_of(former, await ask(partial(recipe.checkpoints.load, former)), name, gaps, recipe.clock())
+            if gap is not None and not (await ask(partial(recipe.checkpoints.record_gap, gap))).acked:
                 self.counts.gaps += 1
                 log.error("%s/%s: gap %s: %s", *_names(recipe), gap.id, gap.detail)
 

@@ -83,7 +83,8 @@ def plan(desired: Desired, observed: Observed, *, table: tuple[str, bool] | None
     )
     actions += _filled(_stream(desired, observed, stream), "cdc_stream", f"{desired.cluster}/{name}", well)
     made = any(action.step in ("stream", "replace") for action in actions)
-    obstacle = first_obstacle(desired, observed, stream, made=made)
+    trusted = any(action.step == "trust" for action in actions)
+    obstacle = first_obstacle(desired, observed, stream, made=made, trusted=trusted)
     return Plan(actions=actions, stream=stream, notes=_notes(desired, observed, stream), obstacle=obstacle)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from dsqlcdc.streams.desired import CLUSTER_TAG, OWNER_TAG, Desired
 from dsqlcdc.streams.observed import Observed, RoleState
-from dsqlcdc.streams.policies import WRITE_ACTIONS, Grant, grants, trust_faults, trust_policy, write_policy
+from dsqlcdc.streams.policies import WRITE_ACTIONS, Grant, grants, trust_faults, trust_policy, trusted_clusters, write_policy
+from dsqlcdc.streams.policies.conditions import like, listed
 from dsqlcdc.streams.policies.documents import KEY_ACTION, via_kinesis
 
 ADOPTED_TAG = "dsqlcdc:adopted-by"
@@ -58,14 +59,22 @@ def wanted_policy(desired: Desired, observed: Observed) -> dict[str, Any]:
 
 
 def wanted_trust(desired: Desired, observed: Observed) -> dict[str, Any]:
-    """The trust policy: of a role of ours just that; one that others may use keeps its statements, and ours is added."""
+    """The trust policy: of a role of ours just that, and what lets other clusters' streams in by name; one that others may use keeps all its
+    statements, and ours is added."""
     wanted = trust_policy(observed.region, observed.account, desired.cluster, observed.partition)
     role = observed.role
-    if role is None or ours(role.tags, desired):
+    if role is None:
         return wanted
-    there: Any = role.trust.get("Statement", [])
-    kept: list[Any] = [there] if isinstance(there, dict) else list(there)
+    kept: list[Any] = listed(role.trust.get("Statement"))
+    if ours(role.tags, desired):
+        kept = [one for one in kept if isinstance(one, dict) and _of_others({"Statement": one}, desired)]
     return {**wanted, "Statement": [*kept, *(statement for statement in wanted["Statement"] if statement not in kept)]}
+
+
+def _of_others(trust: Mapping[str, Any], desired: Desired) -> bool:
+    """Does it let streams of other clusters in by their names, none of which can be this one's?"""
+    named = trusted_clusters(trust)
+    return bool(named) and not any(like(one, desired.cluster) for one in named)
 
 
 def same_key(wanted: str, there: str, observed: Observed) -> bool:

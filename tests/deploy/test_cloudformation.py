@@ -92,13 +92,14 @@ def test_the_kinesis_stream_takes_the_largest_record_and_outlives_the_stack() ->
     assert (made["DeletionPolicy"], made["UpdateReplacePolicy"]) == ("Retain", "Retain")
 
 
-def test_the_custom_resource_gives_what_its_handler_asks_for_and_waits_longer_than_it() -> None:
+def test_the_custom_resource_gives_what_its_handler_asks_for_and_waits_for_two_invocations() -> None:
     from dsqlcdc.hosts import cfn
 
     found = resources("stream")
     properties = found["CdcStream"]["Properties"]
     assert set(cfn.REQUIRED) <= properties.keys() <= {*cfn.REQUIRED, *cfn.OPTIONAL, *cfn.OF_CLOUDFORMATION}
-    assert properties["ServiceTimeout"] > found["Function"]["Properties"]["Timeout"]
+    assert properties["ServiceTimeout"] > 2 * found["Function"]["Properties"]["Timeout"] + 60  # the minute that Lambda waits between them
+    assert found["Repeats"]["Properties"]["MaximumRetryAttempts"] > 0
 
 
 def test_the_custom_resources_function_may_do_what_it_calls() -> None:

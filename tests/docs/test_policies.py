@@ -28,6 +28,8 @@ MANAGER = tuple(f"dsqlcdc/streams/{name}.py" for name in ("clients", "observe", 
 """Their calls are recorded in real runs: tests/streams/test_rights.py."""
 DOCTOR = ("dsqlcdc/doctor/reading.py", "dsqlcdc/doctor/place.py")
 """What it calls beside what the stream manager and the consumer call."""
+INIT = ("dsqlcdc/hosts/inventory.py",)
+"""What `init --ask-aws` lists."""
 LAMBDA = {
     "dsqlcdc/hosts/lambda_config.py": ("s3", "ssm"),
     "dsqlcdc/hosts/lambda_destination.py": ("s3",),
@@ -115,6 +117,12 @@ def test_the_doctor_may_do_what_it_calls_beside_and_nothing_more() -> None:
     assert actions(policy("doctor.json")) == called - WITHOUT_PERMISSION
 
 
+def test_init_may_list_what_it_lists_and_nothing_more() -> None:
+    called = {name for path in INIT for name in operations(path)}
+    assert called == {"kinesis:ListStreams", "dsql:ListClusters"}
+    assert actions(policy("init.json")) == called
+
+
 def test_a_function_may_do_what_it_and_its_trigger_call_and_nothing_more() -> None:
     called = {name for path, services in LAMBDA.items() for service in services for name in operations(path, service)}
     assert {"ssm:GetParameter", "s3:DeleteObject"} <= called
@@ -123,7 +131,7 @@ def test_a_function_may_do_what_it_and_its_trigger_call_and_nothing_more() -> No
 
 def test_no_other_module_calls_aws() -> None:
     """A new one must be given a policy: it fails here first."""
-    known = {*CONSUMER, *STATE, *CLAIMS, *MANAGER, *DOCTOR, *LAMBDA}
+    known = {*CONSUMER, *STATE, *CLAIMS, *MANAGER, *DOCTOR, *INIT, *LAMBDA}
     found = {path for path in modules() if any(_is_operation(*call) for call in calls((ROOT / path).read_text(encoding="utf-8")))}
     assert found == known
 
@@ -168,7 +176,7 @@ def test_no_policy_gives_a_resource_of_everything_but_where_aws_knows_no_other()
         for statement in statements(policy(path.name))
         if statement.get("Resource") == "*"
     }
-    assert wide == {("doctor.json", "SeeHowOftenReadsAreThrottled")}
+    assert wide == {("doctor.json", "SeeHowOftenReadsAreThrottled"), ("init.json", "ListStreamsAndClusters")}
 
 
 @pytest.mark.parametrize("path", sorted(POLICIES.glob("*.json")), ids=lambda path: path.name)

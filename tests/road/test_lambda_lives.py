@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -126,35 +128,44 @@ async def live(seed: int, account: Account, *, retries: int | None = None) -> tu
     return world, trigger
 
 
+@pytest.fixture(autouse=True)
+def unsaid(caplog: pytest.LogCaptureFixture) -> None:
+    """Every sandbox that is killed would be told with its traceback."""
+    caplog.set_level(logging.CRITICAL + 1, "dsqlcdc")
+
+
 def judge(world: World, account: Account) -> tuple[int, int, int]:
     """(lost, repeated, unknown) rows of the lake. Repeated: a record that went in twice, or more lines than copies that DSQL sent."""
-    lines = account.lake.lines()
+    lines, rows = account.lake.lines(), {(change.key, change.version): change.row for change in world.history}
     names = [((f"{line['schema']}.{line['table']}", line["key"]["id"]), line["version"]) for line in lines]
     found, places = Counter(names), Counter((line["shard"], line["sequence"]) for line in lines)
     copies = {(change.key, change.version): len(change.records) for change in world.history}
-    assert all(line["row"] == row_of(world, name) for line, name in zip(lines, names, strict=True))
+    assert all(line["row"] == rows.get(name, "unknown") for line, name in zip(lines, names, strict=True))
     repeated = sum(count > 1 for count in places.values())
     repeated += sum(count > 1 for name, count in found.items() if copies.get(name, 1) > 1)  # a row in pieces has one carrier
     return len(world.versions - found.keys()), repeated, len(found.keys() - world.versions)
 
 
-def row_of(world: World, name: tuple[tuple[str, int], int]) -> Any:
-    return next((change.row for change in world.history if (change.key, change.version) == name), "unknown")
+async def whole(seed: int) -> None:
+    account = Account(seed)
+    world, trigger = await live(seed, account)
+    assert not trigger.failed
+    await account.sweep()
+    assert judge(world, account) == (0, 0, 0), seed
+    assert not account.letters.kept
 
 
 @pytest.mark.parametrize("start", range(0, 120, 40))
 def test_nothing_is_lost_and_no_record_goes_in_twice(start: int) -> None:
     for seed in range(start, start + 40):
+        virtual.run(whole(seed))
 
-        async def one(seed: int = seed) -> None:
-            account = Account(seed)
-            world, trigger = await live(seed, account)
-            assert not trigger.failed
-            await account.sweep()
-            assert judge(world, account) == (0, 0, 0), seed
-            assert not account.letters.kept
 
-        virtual.run(one())
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_nothing_is_lost_and_no_record_goes_in_twice_in_very_many_worlds() -> None:
+    for seed in range(10_000, 12_000):
+        virtual.run(whole(seed))
 
 
 def test_what_was_given_up_is_all_that_is_missing_and_the_sweeper_finishes_its_rows() -> None:
@@ -169,8 +180,6 @@ def test_what_was_given_up_is_all_that_is_missing_and_the_sweeper_finishes_its_r
             await account.sweep()
             finished = len(account.lake.lines()) - before
             for failed in trigger.failed:
-                import json
-
                 event = json.loads(json.loads(failed.body)["payload"])
                 outfit, batch = account.outfit(Life(), 0.0), read_event(event, "memory")
                 assert batch is not None

@@ -214,22 +214,47 @@ async def test_an_update_whose_stream_fails_leaves_the_old_one_and_nothing_besid
     assert stack.live() == [old]
 
 
-async def test_a_stream_that_takes_too_long_is_reported_by_name_while_there_is_time_to(stack: Stack) -> None:
-    stack.aws.dsql.delay = 60.0
-    told = await stack.send(stack.event("Create"), seconds=cfn._MARGIN + 4.0)
+async def test_what_takes_longer_than_an_invocation_is_finished_by_the_next(stack: Stack) -> None:
+    """Lambda sends an event again, as it is, whose invocation raised."""
+    stack.aws.dsql.delay = 600.0
+    event = stack.event("Create")
+    with pytest.raises(cfn.Unfinished, match="E484"):
+        await stack.send(event, seconds=cfn._MARGIN + 3.0)
+    assert stack.answers == []
+    (stream,) = stack.live()
+    again = asyncio.create_task(stack.send(event))
+    stream.activate()
+    told = await again
+    assert (told["Status"], told["PhysicalResourceId"]) == ("SUCCESS", f"{stack.cluster}/{stream.id}")
+    assert stack.live() == [stream]
+
+
+async def too_slow(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the second invocation answers, that waited in vain as well."""
+    stack.aws.dsql.delay = 600.0
+    monkeypatch.setattr(cfn, "_SLACK", -2.0)  # as if it came a minute later, when the stream is older than its time
+    return await stack.send(stack.event("Create"), seconds=cfn._MARGIN + 3.0)
+
+
+async def test_a_stream_that_takes_too_long_is_reported_by_name_while_there_is_time_to(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = await too_slow(stack, monkeypatch)
     (stream,) = stack.live()
     assert (told["Status"], told["PhysicalResourceId"]) == ("FAILED", f"{stack.cluster}/{stream.id}")
     assert "E483" in told["Reason"]
 
 
-async def test_delete_waits_for_what_is_being_made(stack: Stack) -> None:
-    stack.aws.dsql.delay = 60.0
-    told = await stack.send(stack.event("Create"), seconds=cfn._MARGIN + 4.0)
+async def test_delete_waits_for_what_is_being_made(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = await too_slow(stack, monkeypatch)
     (stream,) = stack.live()
     assert stream.status == "CREATING"
     stack.aws.dsql.delay = 0.01
+    stack.aws.faults.add(Fault(kind="slow", service="dsql", operation="DeleteStream", seconds=0.0, times=99))
     deleting = asyncio.create_task(stack.send(stack.event("Delete", physical=told["PhysicalResourceId"])))
-    await asyncio.sleep(0.3)  # a refusal or two
+    async with asyncio.timeout(20):
+        while stack.aws.faults.hits < 2:  # noqa: ASYNC110 (asked and refused, by another thread)
+            await asyncio.sleep(0.01)
     assert not deleting.done()
     stream.activate()
     assert (await deleting)["Status"] == "SUCCESS"
