@@ -92,8 +92,15 @@ export class Chart {
     return best;
   }
 
-  // A line, broken where nothing was heard for some steps, and a soft ground below it.
-  #line(values, times, mark, x, y, from, step) {
+  // A line, broken where nothing was heard for some steps, and a soft ground below it. Of several points in two pixels the highest stands.
+  #line(every, all, mark, x, y, from, step) {
+    const times = [], values = [], thin = ((all.at(-1) - from) * 2) / this.width;
+    all.forEach((at, n) => {
+      const cell = Math.floor(at / thin);
+      if (times.length && Math.floor(times.at(-1) / thin) === cell) values[values.length - 1] = Math.max(values.at(-1), every[n]);
+      else if (at >= from) { times.push(at); values.push(every[n]); }
+    });
+    step = Math.max(step, thin);
     let line = "", area = "", begun = null, last = null;
     const close = () => { if (begun !== null) area += `L${x(last).toFixed(1)},${y(0)}L${x(begun).toFixed(1)},${y(0)}Z`; };
     times.forEach((at, n) => {
