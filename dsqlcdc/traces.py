@@ -46,7 +46,7 @@ def tracing(
     exported yet.
 
     A provider that was set up before (by `opentelemetry-instrument`) is used as it is. `processor` takes the spans in place of the exporter
-    that the variables name. Raises ConfigError (E045) for an exporter that is not known here.
+    that the variables name. Raises ConfigError (E047) for an exporter that is not known here.
     """
     if processor is None and not wanted(environ):
         yield None
@@ -95,7 +95,7 @@ def _exporter(environ: Mapping[str, str]) -> SpanExporter:
         return OverHttp()
     where, said = ("OTEL_TRACES_EXPORTER", kind) if kind != "otlp" else ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
     why = f"{said!r} is not known here: otlp (over http/protobuf or grpc), console, none"
-    raise ConfigError("traces cannot be exported", where=where, why=why, run="dsqlcdc run --help", code="E045")
+    raise ConfigError("traces cannot be exported", where=where, why=why, run="dsqlcdc run --help", code="E047")
 
 
 class Traced(Sink):

@@ -113,7 +113,9 @@ def query(metric: Metric) -> str:
     series = metric.name + (f"{{{matchers}}}" if matchers else "")
     if metric.type == "histogram":
         by = ", ".join(("le", *metric.labels))
-        return f"histogram_quantile(0.99, sum by ({by}) (rate({series.replace(metric.name, metric.name + '_bucket', 1)}[$__rate_interval])))"
+        return (
+            f"histogram_quantile(0.99, sum by ({by}) (rate({series.replace(metric.name, metric.name + '_bucket', 1)}[$__rate_interval])))"
+        )
     if metric.name.endswith("_timestamp_seconds"):
         return f"time() - {series}"
     return f"rate({series}[$__rate_interval])" if metric.type == "counter" else series

@@ -19,19 +19,21 @@ def lint(
     in_lambda: Annotated[bool, typer.Option("--lambda", help="As the Lambda handler would take it.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find every mistake in the file at once: line, column, what is wrong, and a fix. Exits 2 where there is one; warnings are none."""
-    from dsqlcdc.config import lint as find
+    """Find every mistake in the file at once: line, column, what is wrong, and a fix. Exits 2 where there is one; a warning is told, and no
+    mistake."""
+    from dsqlcdc.config import look
 
-    findings = find(Path(config), whole=not in_lambda)
-    mistakes = [finding for finding in findings if finding.severity == "error"]
+    mistakes, warnings = look(Path(config), whole=not in_lambda)
     if as_json:
-        emit_json({"ok": not mistakes, "file": str(config), "findings": [finding.as_json() for finding in findings]})
+        emit_json({"ok": not mistakes, "file": str(config), "findings": [finding.as_json() for finding in (*mistakes, *warnings)]})
     else:
-        for finding in findings:
+        for finding in mistakes:
             emit(finding.told())
+        for finding in warnings:
+            emit(f"warning: {finding.told()}")
         count = counted(len(mistakes), "mistake") if mistakes else "no mistakes"
-        warnings = f", {counted(len(findings) - len(mistakes), 'warning')}" if len(findings) > len(mistakes) else ""
-        say(f"{config}: {count}{warnings}.")
+        more = f", {counted(len(warnings), 'warning')}" if warnings else ""
+        say(f"{config}: {count}{more}.")
     raise typer.Exit(2 if mistakes else 0)
 
 

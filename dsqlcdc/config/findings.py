@@ -7,11 +7,13 @@ E005 not YAML                           E015 two plugins of one name          E0
 E006 a key given twice                  E016 a plugin cannot be loaded        E027 two Regions
 E007 a variable is not set              E017 options the sink refuses         E028 pieces forgotten before they can come
 E008 a variable written wrongly         E018 a row model cannot be used       E029 names that differ only in case
-E009 not built yet                      E020 an order that needs a key        E030 pieces that stay behind
-E010 unknown key                        E021 a sink that needs a key          E038 raw beside masked columns
-E011 missing key                        E022 two sinks write one place        E039 a mask of a key column
-                                        E043 a file that is not there
-                                        E044 (a warning) a page for everybody
+E010 unknown key                        E020 an order that needs a key        E030 pieces that stay behind
+E011 missing key                        E021 a sink that needs a key          E038 raw beside masked columns
+E043 a file that is not there           E022 two sinks write one place        E039 a mask of a key column
+E044 no such Region (warning: none that is known)
+E045 remedies that two processes may both apply (warning)
+E046 a page for everybody (warning)
+E048 hold_back without order commit                                           E049 an order that is not strict enough
 
 Where not every shard is seen (Lambda):
 E456 pieces that others cannot see      E458 a sink that needs order          E460 a start of its own
@@ -31,12 +33,22 @@ __all__ = ["Finding", "Findings", "nearest"]
 
 
 class Finding(ConfigError):
-    """One mistake, or with `severity` "warning" what is allowed and may be one. `line` and `column` count from 1; `key` is the place in dotted
-    form; `fix` says what to write instead."""
+    """One mistake, or with severity "warning" something to think about that keeps nothing from running. `line` and `column` count from 1; `key`
+    is the place in dotted form; `fix` says what to write instead."""
 
-    severity: Literal["error", "warning"] = "error"
-
-    def __init__(self, code: str, what: str, *, file: str, place: Place, key: str = "", why: str = "", fix: str = "") -> None:
+    def __init__(
+        self,
+        code: str,
+        what: str,
+        *,
+        file: str,
+        place: Place,
+        key: str = "",
+        why: str = "",
+        fix: str = "",
+        severity: Literal["error", "warning"] = "error",
+    ) -> None:
+        self.severity = severity
         self.file, self.line, self.column, self.key, self.fix = file, place.line, place.column, key, fix
         super().__init__(what, where=f"{file}:{place.line}:{place.column}", why=why, run=f"dsqlcdc config lint {file}", code=code)
 
@@ -45,15 +57,22 @@ class Finding(ConfigError):
 
     def told(self) -> str:
         """Without the command that finds it, for that command."""
-        text = f"{'warning: ' if self.severity == 'warning' else ''}DSQLCDC-{self.code} {self.what}, {self.where}"
+        text = f"DSQLCDC-{self.code} {self.what}, {self.where}"
         text += f": {self.why.rstrip('.')}." if self.why else "."
         if self.fix:
             text += f" {self.fix.rstrip('.?')}{'?' if self.fix.endswith('?') else '.'}"
         return text
 
     def as_json(self) -> dict[str, Any]:
-        place = {"severity": self.severity, "file": self.file, "line": self.line, "column": self.column, "key": self.key, "fix": self.fix}
-        return {**super().as_json(), **place}
+        return {
+            **super().as_json(),
+            "severity": self.severity,
+            "file": self.file,
+            "line": self.line,
+            "column": self.column,
+            "key": self.key,
+            "fix": self.fix,
+        }
 
 
 class Findings:
@@ -63,6 +82,7 @@ class Findings:
         self.file = file
         self.tree = Tree()
         self._found: list[Finding] = []
+        self._remarks: list[Finding] = []
         self._hidden: tuple[str, ...] = ()
 
     def hide(self, secrets: Iterable[str]) -> None:
@@ -74,20 +94,25 @@ class Findings:
         place = self.tree.place(path, key=key)
         self.place(code, place, what, why=why, fix=fix, key=".".join(map(str, path)))
 
-    def warn(self, code: str, path: Path, what: str, *, why: str, fix: str) -> None:
-        """What is allowed and may be a mistake, at a value."""
-        found = Finding(code, what, file=self.file, place=self.tree.place(path), key=".".join(map(str, path)), why=why, fix=fix)
-        found.severity = "warning"
-        self._found.append(found)
-
     def place(self, code: str, place: Place, what: str, *, why: str = "", fix: str = "", key: str = "") -> None:
         if code >= "E010" and any(f.code in ("E007", "E008") and (f.line, f.column) == (place.line, place.column) for f in self._found):
             return  # the text of a variable that could not be expanded is no value: one finding is enough
         what, why, fix = self._clean(what), self._clean(why), self._clean(fix)
         self._found.append(Finding(code, what, file=self.file, place=place, key=key, why=why, fix=fix))
 
+    def remark(self, code: str, path: Path, what: str, *, why: str = "", fix: str = "") -> None:
+        """A warning at a value: it is told, and keeps nothing from running."""
+        what, why, fix = self._clean(what), self._clean(why), self._clean(fix)
+        place, key = self.tree.place(path), ".".join(map(str, path))
+        self._remarks.append(Finding(code, what, file=self.file, place=place, key=key, why=why, fix=fix, severity="warning"))
+
     def sorted(self) -> list[Finding]:
-        return sorted(self._found, key=lambda f: (f.line, f.column, f.code))
+        """The mistakes."""
+        return sorted(self._found, key=_by_place)
+
+    def remarks(self) -> list[Finding]:
+        """The warnings."""
+        return sorted(self._remarks, key=_by_place)
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -96,6 +121,10 @@ class Findings:
         for secret in self._hidden:
             text = text.replace(secret, "***")
         return text
+
+
+def _by_place(finding: Finding) -> tuple[int, int, str]:
+    return finding.line, finding.column, finding.code
 
 
 def nearest(word: object, words: Sequence[str]) -> str:

@@ -172,7 +172,7 @@ def test_asked_for_and_not_installed_is_said_and_stops_nothing(monkeypatch: pyte
     ("environ", "word"), [({"OTEL_TRACES_EXPORTER": "zipkin"}, "zipkin"), ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"}, "smoke")]
 )
 def test_an_exporter_that_is_not_known_is_an_error_at_start(environ: dict[str, str], word: str) -> None:
-    with pytest.raises(ConfigError, match=f"E045.*{word}"), tracing("p", environ):
+    with pytest.raises(ConfigError, match=f"E047.*{word}"), tracing("p", environ):
         pass
 
 
