@@ -29,6 +29,7 @@ test: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
 
 # Real servers on loopback: a single-node OpenSearch (Java 17 and Maven are needed, and said to be where they are not there).
+# OPENSEARCH_VERSION=3.6.0 takes that one: Java 21 or newer, from JAVA_HOME or the path.
 test-live: $(VENV)/.dev
 	$(BIN)/pytest -m live -p no:xdist tests/live
 

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -36,6 +36,7 @@ from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.stores.s3_dead_letters import S3DeadLetters
 from dsqlcdc.stores.s3_fragments import S3Fragments
 from dsqlcdc.stores.s3_objects import S3Objects
+from dsqlcdc.stores.spill import FileSpill
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
 from dsqlcdc.streams.clients import Clients, open_clients
 from dsqlcdc.streams.deeds import acting_name
@@ -177,8 +178,13 @@ def _model(path: str | None) -> Model | None:
     return read
 
 
-def make_watch(config: Config, checkpoints: CheckpointStore, tell: Callable[[Event], None] = log_event) -> Watch:
-    """The watch over the CDC stream of the config; `tell` hears its events. Raises ConfigError where the config has none."""
+def make_watch(
+    config: Config,
+    checkpoints: CheckpointStore,
+    tell: Callable[[Event], None] = log_event,
+    read: Callable[[], float | None] = lambda: None,
+) -> Watch:
+    """The watch over the CDC stream of the config; `tell` hears its events, `read` as in Watch. Raises ConfigError where the config has none."""
     desired, memory = desired_of(config), config.state.type == "memory"
 
     @asynccontextmanager
@@ -194,9 +200,13 @@ def make_watch(config: Config, checkpoints: CheckpointStore, tell: Callable[[Eve
             await store.close()
 
     def clients() -> AbstractAsyncContextManager[Clients]:
-        return open_clients(aws_of(config), desired, deadline=60.0)
+        return open_clients(aws_of(config), desired, deadline=60.0, metrics=True)
 
-    return Watch(desired, clients, checkpoints, lease, durable=not memory, tell=tell, clock=time.time, random=random.random)
+    return Watch(desired, clients, checkpoints, lease, durable=not memory, tell=tell, clock=time.time, random=random.random, read=read)
+
+
+def _order(word: str) -> Literal["unique", "latest", "commit"]:
+    return "latest" if word == "latest" else "commit" if word == "commit" else "unique"
 
 
 def _always() -> float:
@@ -217,13 +227,18 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
         if isinstance(fragments, S3Fragments):
             with contextlib.suppress(Unavailable):  # the first piece will tell
                 await fragments.prepare()
-        watch = make_watch(config, checkpoints) if config.stream is not None else None
+        pipelines: list[Pipeline] = []
+
+        def source_lag() -> float | None:
+            found = [seconds for one in pipelines if (seconds := one.source_lag()) is not None]
+            return max(found, default=None)
+
+        watch = make_watch(config, checkpoints, read=source_lag) if config.stream is not None else None
         tables, source = make_tables(config), config.source
         limits = ReadLimits(source.reads_per_second, source.bytes_per_second)
         async with open_feeds(
             source.stream, aws_of(config), limits=limits, poll=source.poll, prefetch=source.prefetch, deadline=deadline
         ) as feeds:
-            pipelines: list[Pipeline] = []
             sources: list[KinesisSource] = []
             for name, sink in config.sinks.items():
                 reader = KinesisSource(
@@ -252,7 +267,9 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                             clock=time.time,
                             random=random.random,
                             route=Route(sink.tables or (), sink.ops or ()),
-                            order="latest" if sink.order == "latest" else "unique",
+                            order=_order(sink.order),
+                            hold_back=sink.hold_back,
+                            spill=FileSpill() if sink.order == "commit" else None,
                             lateness=source.lateness,
                             max_age=config.fragments.max_age,
                             room=max(_ROOM, int(destination.batching.bytes * 1.5)),

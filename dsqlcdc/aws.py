@@ -8,7 +8,7 @@ import importlib
 import json
 import os
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from enum import Enum
 from typing import Any
@@ -35,20 +35,20 @@ def custom_endpoint(aws: Aws, service: str = "") -> bool:
     return bool(aws.endpoint_url) or any(os.environ.get(name) for name in names)
 
 
-def client(service: str, aws: Aws, *, parsers: Any = None, **config: Any) -> AbstractAsyncContextManager[Any]:
+def client(service: str, aws: Aws, *, told: Callable[[Any], None] = lambda _: None, **config: Any) -> AbstractAsyncContextManager[Any]:
     """An aiobotocore client, open for the length of the `async with`.
 
     botocore does not retry: our loops decide. (aiohttp itself sends an idempotent request once more when a kept-alive connection turns out
     to be closed, so a conditional write may be answered 412 by its own success: whoever writes so must look.) `config` overrides fields
-    of botocore's Config; `parsers` replaces its response parser factory. Credentials are looked up and refreshed without blocking the
-    loop. Raises Misconfigured (no region, no such profile, unusable setting) or Unavailable
+    of botocore's Config; `told` is given the session that the client is made from. Credentials are looked up and refreshed without blocking
+    the loop. Raises Misconfigured (no region, no such profile, unusable setting) or Unavailable
     (credentials could not be fetched) on entering. Leaving, cancelled or not, closes the connections.
     """
-    return _client(service, aws, parsers, config)
+    return _client(service, aws, told, config)
 
 
 @asynccontextmanager
-async def _client(service: str, aws: Aws, parsers: Any, config: dict[str, Any]) -> AsyncGenerator[Any, None]:
+async def _client(service: str, aws: Aws, told: Callable[[Any], None], config: dict[str, Any]) -> AsyncGenerator[Any, None]:
     session_module = importlib.import_module("aiobotocore.session")
     config_module = importlib.import_module("aiobotocore.config")
     settings: dict[str, Any] = {
@@ -66,8 +66,7 @@ async def _client(service: str, aws: Aws, parsers: Any, config: dict[str, Any]) 
     settings |= config
     try:
         session = session_module.AioSession(profile=aws.profile)
-        if parsers is not None:
-            session.register_component("response_parser_factory", parsers)
+        told(session)
         # AWS_REGION is what every other SDK, Lambda and ECS call it; botocore knows AWS_DEFAULT_REGION only.
         region = aws.region or os.environ.get("AWS_REGION") or None
         making = session.create_client(
@@ -313,6 +312,7 @@ _PREFIXES: Mapping[str, str] = {
     "dynamodb": "GetItem PutItem UpdateItem DeleteItem Query Scan BatchGetItem BatchWriteItem DescribeTable CreateTable",
     "dsql": "CreateStream GetStream ListStreams DeleteStream GetCluster",
     "iam": "GetRole CreateRole PutRolePolicy GetRolePolicy UpdateAssumeRolePolicy",
+    "cloudwatch": "GetMetricData GetMetricStatistics",
 }
 _OTHERWISE = {"TransactWriteItems": "dynamodb:PutItem"}  # the actions of what is in it
 _S3_ACTIONS = {"HeadBucket": "ListBucket", "ListObjectsV2": "ListBucket", "ListObjects": "ListBucket", "HeadObject": "GetObject"}
@@ -330,7 +330,7 @@ def _denied(code: str, operation: str, message: str, resource: str) -> tuple[str
         return f"{resource.split(':')[2]}:{operation}", resource
     for prefix, operations in _PREFIXES.items():
         if operation in operations.split():
-            return f"{prefix}:{operation}", ""
+            return f"{prefix}:{operation}", resource
     if operation in _S3_ACTIONS or operation.endswith(("Object", "Bucket", "MultipartUpload", "UploadPart")):
         return f"s3:{_S3_ACTIONS.get(operation, operation)}", ""
     return operation, ""

@@ -93,6 +93,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     `arrived` is Kinesis's ApproximateArrivalTimestamp, seconds since the epoch. An oversized row has the position and arrival of the record
     that completed it, which answers for it; `raw` is its main record. `typed` is the row model's instance, if the table has one.
     Where columns of the table are masked for this sink, `raw` is empty and `typed` and `assembled` are None.
+    `late`, with order `commit` only: changes committed after this one went to the sink before it.
     """
 
     id: bytes
@@ -109,6 +110,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     arrived: float
     typed: Any = None
     assembled: Mapping[str, bytes] | None = None
+    late: bool = False
 
     @property
     def key(self) -> dict[str, Any] | None:
@@ -172,10 +174,14 @@ class Batching(msgspec.Struct, frozen=True):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """A change that a sink found to be in already: its id and the arrival time (seconds) of its record."""
+    """A change that a sink found to be in already: its id and the arrival time (seconds) of its record.
+
+    `version`: of this change or of the newest that it found, 0 where it does not say; with order `commit` what is older is late.
+    """
 
     id: bytes
     arrived: float
+    version: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -224,6 +230,9 @@ class Context(msgspec.Struct, frozen=True):
     `columns` gives, for a table's name `schema.table`, the PostgreSQL types of the columns by name, as this sink gets them (masked ones are
     text, dropped ones are left out); None where the table has no row model.
 
+    `order` is the sink's, from the config (unique, latest, commit). With `commit` write is called by one lane, in commit order: what a sink
+    sends of one batch it sends in the order given, and nothing past what did not go in.
+
     `whole` False (Lambda): other processes write at the same time, none of them sees every shard, and there is no checkpoint to keep a
     `word` with. The instance is entered once and serves one run after another, each of a few records of one shard, each begun by `resume`:
     nothing it judged before counts any more, and no task of its own may run between two of its calls.
@@ -237,6 +246,7 @@ class Context(msgspec.Struct, frozen=True):
     endpoint_url: str | None = None
     columns: Callable[[str], Mapping[str, str] | None] = _no_columns
     whole: bool = True
+    order: str = "unique"
 
 
 class Sink(abc.ABC):

@@ -118,6 +118,18 @@ METRICS: Sequence[Metric] = (
         "Bytes of changes between intake and settlement. What waits for its other pieces does not count.",
         of_status=lambda s, _: _one(s.in_flight_bytes),
     ),
+    Metric(
+        "dsqlcdc_held",
+        "gauge",
+        "Changes held back for order commit: part of what is open.",
+        of_status=lambda s, _: _one(s.held),
+    ),
+    Metric(
+        "dsqlcdc_late_total",
+        "counter",
+        "Changes that came too late for order commit: delivered out of order and marked.",
+        of_status=lambda s, _: _one(s.late),
+    ),
     Metric("dsqlcdc_batches_total", "counter", "Batches given to the sink.", of_status=lambda s, _: _one(s.batches)),
     Metric(
         "dsqlcdc_retries_total",
@@ -313,6 +325,12 @@ METRICS: Sequence[Metric] = (
         "gauge",
         "Seconds until the oldest change that an IMPAIRED CDC stream holds back is lost.",
         of_watch=lambda v, now: _one(v.health.kept_until - now) if v.health.kept_until else (),
+    ),
+    Metric(
+        "dsqlcdc_stream_behind_seconds",
+        "gauge",
+        "Seconds that the CDC stream is behind the database, by the records that are read or by CloudWatch; not there while neither tells.",
+        of_watch=lambda v, _: _one(v.health.lag) if v.health.lag is not None else (),
     ),
     Metric(
         "dsqlcdc_stream_remedies_total",

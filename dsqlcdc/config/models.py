@@ -18,7 +18,7 @@ ARN = re.compile(r"arn:aws[a-z-]*:kinesis:([a-z0-9-]+):[0-9]{12}:stream/[a-zA-Z0
 _STREAM = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 STARTS = ("latest", "trim_horizon")
 OpWord = Literal["insert", "update", "delete", "upsert", "snapshot"]
-OrderWord = Literal["unique", "latest"]
+OrderWord = Literal["unique", "latest", "commit"]
 MaskWord = Literal["hash", "fixed", "drop"]
 Start = Literal["latest", "trim_horizon"] | float
 
@@ -124,7 +124,7 @@ class Block(StrictOptions):
 class Aws(Block):
     """Where AWS is; what is not said comes from the standard chain (environment, profile, instance)."""
 
-    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d+$")] | None = None
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,4}(-[a-z]+)+-\d+$")] | None = None
     profile: Text | None = None
     endpoint_url: Annotated[str, AfterValidator(_endpoint)] | None = None
 
@@ -160,6 +160,8 @@ class SinkCommon(Block):
     tables: Globs | None = None
     ops: Annotated[tuple[OpWord, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
     order: OrderWord | None = None
+    hold_back: Duration | None = None
+    """With order commit: how long after its commit a change may arrive and still be in order. 30s where it is not said."""
     start: StartAt | None = None
     mask: dict[Glob, dict[Text, MaskWord]] = Field(default_factory=dict)
     exclude: dict[Glob, tuple[Text, ...]] = Field(default_factory=dict)

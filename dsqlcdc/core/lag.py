@@ -8,12 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from dsqlcdc.contract import Change
+from dsqlcdc.core.records import Page
 
 LEGS = ("commit_to_kinesis", "kinesis_to_read", "read_to_sink")
 """commit_to_kinesis: from the commit to the arrival at Kinesis, by their clocks. kinesis_to_read: from the arrival to the entry in the ledger,
 by Kinesis's clock and ours. read_to_sink: from the entry to the sink's answer, by ours."""
 BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86_400.0)
 """Upper bounds of the histograms' buckets, in seconds."""
+
+RECENT = 120.0
+"""Seconds since their arrival for which records tell by how much the service is late."""
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -50,10 +54,23 @@ class Lag:
         self._clock, self._time = clock, time
         self._legs = {leg: _Leg() for leg in LEGS}
         self._entered: dict[int, float] = {}
+        self._came: dict[str, tuple[float, float]] = {}
 
     def enters(self, page: int) -> None:
         """The page of this number goes into the ledger now."""
         self._entered[page] = self._time()
+
+    def came(self, page: Page) -> None:
+        """A page was read: its last change, of a shard, tells by how much the service is late."""
+        last = page.records[-1]
+        if isinstance(last.parsed, Change):
+            self._came[page.shard] = last.arrived, max(0.0, last.arrived - last.parsed.version / 1e9)
+
+    def source_lag(self) -> float | None:
+        """Seconds from commit to arrival of what arrived within the last two minutes, the most of all shards; None where nothing did, or
+        what is read is older: old records tell nothing of now."""
+        now = self._clock()
+        return max((lag for arrived, lag in self._came.values() if now - arrived < RECENT), default=None)
 
     def delivered(self, changes: Sequence[Change], pages: tuple[int, int]) -> None:
         """The sink has these changes. `pages`: the numbers of the pages that the first and the last one were read with."""

@@ -16,12 +16,13 @@ from dsqlcdc.contract import Change, Outcome, Resume, Sink
 from dsqlcdc.core.backoff import Backoff
 from dsqlcdc.core.burial import Burial
 from dsqlcdc.core.commit import Committer
+from dsqlcdc.core.commit_order import CommitOrder
 from dsqlcdc.core.deliver import Delivery, Room
 from dsqlcdc.core.intake import Intake
 from dsqlcdc.core.lag import Lag
 from dsqlcdc.core.ledger import Imbalance, Ledger
 from dsqlcdc.core.patience import Patience, until
-from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterStore, FragmentStore, Name, Source
+from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetterStore, FragmentStore, Name, Source, Spill
 from dsqlcdc.core.reassemble import Reassembler
 from dsqlcdc.core.route import Route, Router
 from dsqlcdc.core.sequence import Latest, Sequencer, Unique
@@ -29,7 +30,7 @@ from dsqlcdc.core.standstill import Standstill
 from dsqlcdc.core.succession import gap_of, stream_of
 from dsqlcdc.core.tables import Tables
 from dsqlcdc.core.telemetry import Counts, ShardStatus, Status
-from dsqlcdc.errors import Fault
+from dsqlcdc.errors import Fault, Misconfigured
 
 log = logging.getLogger("dsqlcdc.pipeline")
 
@@ -40,7 +41,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     `lateness` and `max_age` (of waiting parts), `commit_every`, `drain` and `deadline` are seconds; `deadline` is how long anything may stay
     unavailable (None: for ever); `room` are the bytes in flight between intake and settlement. `complete_since`: what arrived before (seconds
     since the epoch) may have parts that are still to be delivered, however old it is; infinite while nobody knows how long that goes on.
-    `look_every`: seconds between looks at parts that wait too long; None leaves that verdict to somebody else.
+    `look_every`: seconds between looks at parts that wait too long; None leaves that verdict to somebody else. With order "commit" changes are
+    held back by `hold_back` seconds, up to `held_room` bytes in memory and beyond that in `spill`, which is then required.
     """
 
     name: Name
@@ -53,7 +55,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     clock: Callable[[], float]
     random: Callable[[], float]
     route: Route = Route()
-    order: Literal["unique", "latest"] = "unique"
+    order: Literal["unique", "latest", "commit"] = "unique"
+    hold_back: float = 30.0
+    held_room: int = 64 * 1024 * 1024
+    spill: Spill | None = None
     lateness: float = 1800.0
     max_age: float = 86_400.0
     look_every: float | None = 5.0
@@ -77,6 +82,7 @@ class Pipeline:
         self._ledger = Ledger()
         self._room = Room(recipe.room)
         self._sequencer: Sequencer = Unique(self._ledger, recipe.lateness)
+        self._order: CommitOrder | None = None
         self._delivery: Delivery | None = None
         self._committer: Committer | None = None
         self._committing = asyncio.Lock()
@@ -129,9 +135,11 @@ class Pipeline:
         recipe, ask = self._recipe, self._patience.ask
         self._lag = Lag(recipe.clock, asyncio.get_running_loop().time)
         stack.push_async_callback(recipe.source.close)
+        if recipe.spill is not None:
+            stack.push_async_callback(recipe.spill.close)
         await ask(lambda: recipe.checkpoints.hold(recipe.name))
         checkpoint = await ask(lambda: recipe.checkpoints.load(recipe.name))
-        known = checkpoint is not None and recipe.checkpoints.remembers and all(m.kind == recipe.order for m in checkpoint.memories)
+        known = checkpoint is not None and recipe.checkpoints.remembers and all(m.kind == _KINDS[recipe.order] for m in checkpoint.memories)
         # Parts held in memory are gone: only reading again tells which of those still to come belong to rows that are done.
         warm_up = None if checkpoint is None or (known and recipe.fragments.durable) else recipe.lateness
         marks = dict(await ask(lambda: recipe.source.start(checkpoint, warm_up=warm_up)))
@@ -143,10 +151,7 @@ class Pipeline:
             log.info("%s/%s: %s starts at %s%s", *_names(recipe), shard, mark.position, "" if shard in new else " (checkpoint)")
         await ask(lambda: recipe.checkpoints.commit(recipe.name, Commit(new, forget=recipe.source.forgettable())))
         self._ledger = Ledger(marks)
-        if recipe.order == "latest":
-            self._sequencer = Latest(self._ledger, recipe.lateness, blind=recipe.sink.needs_order)
-        else:
-            self._sequencer = Unique(self._ledger, recipe.lateness)
+        self._sequencer = self._sequence()
         if known:
             for memory in stored.memories:
                 self._sequencer.load(memory)
@@ -156,6 +161,8 @@ class Pipeline:
         )
         for entry in await ask(lambda: recipe.sink.resume(resume)):
             self._sequencer.remember_id(entry.id, entry.arrived)
+            if self._order is not None:
+                self._order.passed(entry.version)
         reassembler = Reassembler(recipe.name.sink, recipe.fragments, self._ledger, recipe.tables)
         self._committer = Committer(
             recipe.name,
@@ -180,6 +187,7 @@ class Pipeline:
             bury=burial.change,
             room=self._room,
             patience=self._patience,
+            lanes=None if self._order is None else 1,
         )
         return Intake(
             recipe.name,
@@ -188,7 +196,7 @@ class Pipeline:
             reassembler=reassembler,
             sequencer=self._sequencer,
             router=Router(recipe.route),
-            delivery=self._delivery,
+            delivery=self._delivery if self._order is None else self._order,
             burial=burial,
             patience=self._patience,
             counts=self.counts,
@@ -196,6 +204,30 @@ class Pipeline:
             record_gap=recipe.checkpoints.record_gap,
             clock=recipe.clock,
         )
+
+    def _sequence(self) -> Sequencer:
+        recipe = self._recipe
+        if recipe.order == "latest":
+            return Latest(self._ledger, recipe.lateness, blind=recipe.sink.needs_order)
+        if recipe.order == "unique":
+            return Unique(self._ledger, recipe.lateness)
+        if not recipe.source.whole or recipe.spill is None:
+            why = "changes are released by how far all shards were read, and not all are seen here"
+            raise Misconfigured(
+                "order commit cannot be had", where=f"sink {recipe.name.sink}", why=why, run="dsqlcdc run CONFIG, the daemon", code="E217"
+            )
+        route = recipe.route
+        ops = route.operations()
+        self._order = CommitOrder(
+            self._ledger,
+            recipe.lateness,
+            hold=recipe.hold_back,
+            tables=recipe.tables,
+            spill=recipe.spill,
+            takes=lambda change: change.op in ops and route.takes_table(change.table),
+            room=recipe.held_room,
+        )
+        return self._order
 
     async def _succeed(self) -> None:
         """Where a stream of this name was read before, and made anew since: what the old one still held is gone. A gap, said and kept."""
@@ -242,16 +274,36 @@ class Pipeline:
                 await intake.take(page)
                 if page.records:
                     self._began.setdefault(page.shard, page.records[0].arrived)
+                    self._lag.came(page)
                 self._seen[page.shard] = (page.behind, page.records[-1].arrived if page.records else 0.0, page.read_at)
-                if self._room.full and self._delivery is not None:
-                    self._delivery.starve()
-                    await self._room.free()
+                await self._have_room()
+                if self._order is not None:
+                    await self._release(self._order, recipe.source.slowest())
+                    await self._order.relieve()
                 if loop.time() >= due:
                     await self._expire(intake)
                     due = loop.time() + every
+        if self._order is not None:
+            await self._release(self._order, math.inf)
         if every == 0:  # a run for that verdict alone may have no page
             await self._expire(intake)
         return True
+
+    def source_lag(self) -> float | None:
+        """As Lag.source_lag: by how many seconds DSQL is behind."""
+        return self._lag.source_lag()
+
+    async def _release(self, order: CommitOrder, read_to: float) -> None:
+        assert self._delivery is not None
+        async with aclosing(order.ripe(read_to)) as lots:
+            async for changes, debts in lots:
+                self._delivery.offer(changes, debts)
+                await self._have_room()
+
+    async def _have_room(self) -> None:
+        if self._room.full and self._delivery is not None:
+            self._delivery.starve()
+            await self._room.free()
 
     async def _expire(self, intake: Intake) -> None:
         recipe = self._recipe
@@ -333,6 +385,8 @@ class Pipeline:
             newest_version=self.counts.newest_settled_version,
             gaps=self.counts.gaps,
             shards=tuple(shards),
+            held=self._order.held if self._order is not None else 0,
+            late=self._order.late if self._order is not None else 0,
             reason=str(self.fault) if self.fault is not None else "",
             retention_used=self._standstill.used,
             alarm=self._standstill.level,
@@ -340,6 +394,9 @@ class Pipeline:
             lag=self._lag.spreads(self._ledger.is_page_open, unread),
             circuit=recipe.sink.circuit(),
         )
+
+
+_KINDS = {"unique": Unique.kind, "commit": CommitOrder.kind, "latest": Latest.kind}
 
 
 def _names(recipe: Recipe) -> tuple[str, str]:

@@ -130,6 +130,20 @@ class ResettableStore(CheckpointStore, Protocol):
         ...
 
 
+class Spill(Protocol):
+    """Room on disk for what is held back in memory's stead. Nothing in it is needed by another run: it goes with the process."""
+
+    async def put(self, bodies: Sequence[bytes]) -> Sequence[int]:
+        """Keep these; a number for each. Raises Misconfigured where the disk is full or cannot be written: then none is kept."""
+        ...
+
+    async def take(self, number: int) -> bytes:
+        """Give one back, and its room with it. Raises Misconfigured where it cannot be read."""
+        ...
+
+    async def close(self) -> None: ...
+
+
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A record that can never be delivered, with its exact bytes. `sink` is "" where it was bad before routing.
 

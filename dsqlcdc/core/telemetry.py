@@ -47,7 +47,8 @@ class Status(msgspec.Struct, frozen=True):
 
     `retention_used`: the part (from 0) of the stream's retention that has gone by since nothing was owed. `alarm`: the level of it that was
     told because the sink stands still, 0 where it does not. `retention_left`: seconds until the oldest change owed is lost, None where nobody
-    knows. `lag`: by leg (see core.lag). `circuit`: how the sink's circuit breaker stands, "" where it has none.
+    knows. `lag`: by leg (see core.lag). `circuit`: how the sink's circuit breaker stands, "" where it has none. `held`: changes of
+    `open` that are held back for commit order; `late`: changes that came too late for it.
     """
 
     pipeline: str
@@ -76,6 +77,8 @@ class Status(msgspec.Struct, frozen=True):
     retention_left: float | None = None
     lag: Mapping[str, Spread] = {}
     circuit: str = ""
+    held: int = 0
+    late: int = 0
 
 
 class Kept(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import google_crc32c
@@ -132,6 +133,15 @@ def check_utf8(data: bytes) -> None:
     decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(data)
     for start in range(0, len(data), SLICE):
         decoder.decode(view[start : start + SLICE], start + SLICE >= len(data))
+
+
+def check_all_utf8(texts: Sequence[bytes]) -> None:
+    """`check_utf8` for records that have been parsed: each begins with an ASCII byte, so that together they are valid where each is."""
+    if sum(map(len, texts)) <= SLICE:
+        b"".join(texts).decode()
+    else:
+        for text in texts:
+            check_utf8(text)
 
 
 def check_object(name: str, image: msgspec.Raw) -> None:

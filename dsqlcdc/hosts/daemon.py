@@ -70,6 +70,8 @@ async def run(
     Unavailable).
     """
     stop = stop or asyncio.Event()
+    for remark in config.remarks:
+        log.warning("%s", remark)
     async with AsyncExitStack() as stack:
         stack.enter_context(_signals(stop))
         try:

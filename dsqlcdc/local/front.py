@@ -74,6 +74,8 @@ class Front:
             if service == "dsql":
                 out = self._dsql.call(request.method, path, request.query, body)
                 return Reply(200, [("Content-Type", "application/json"), ("x-amzn-RequestId", request_id)], msgspec.json.encode(out))
+            if service == "monitoring":
+                await self._others.measure(self._dsql.metrics(), self._clock.now())
             return await self._others.call(request.method, request.raw_path, request.headers, body)
         except Refusal as refusal:
             text, extra = render(refusal, service, request_id)

@@ -1,7 +1,7 @@
-"""The real Kinesis client. GetRecords answers are decoded by msgspec straight into records; all else is botocore's work.
+"""The real Kinesis client. GetRecords is sent by ourselves and its answers are decoded straight into records; all else is botocore's work.
 
-botocore's own parser takes 15 s of CPU for a million records, this one half a second. Signing, endpoints, credentials and error parsing
-stay botocore's. Bodies are read into one buffer, after asking for room by their Content-Length, so a 13 MB answer is never held twice.
+botocore's own parser takes 15 s of CPU for a million records, msgspec half a second. Bodies are read into one buffer, after asking for room
+by their Content-Length, so a 13 MB answer is never held twice.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from contextvars import ContextVar
 from email.utils import parsedate_to_datetime
-from functools import cache, partial
+from functools import cache, lru_cache
 from typing import Any
 
 import msgspec
@@ -22,14 +21,13 @@ from dsqlcdc import aws as aws_module
 from dsqlcdc.aws import Aws, error_code, errors, translate
 from dsqlcdc.core.records import Position, Record
 from dsqlcdc.errors import Fault, Misconfigured, Unavailable
+from dsqlcdc.sources.get_records import Direct, text
 from dsqlcdc.sources.service import Admit, Description, Expired, Reply, Throttled, UnknownSequence
 from dsqlcdc.sources.shards import Shard, parse
 
 _BODY_PATIENCE = 120.0  # seconds for a whole answer; a body may be slow, not endless
 
 _RENEW_EVERY = 30.0  # seconds between two clients, while credentials are refused as expired
-
-_admit: ContextVar[Admit] = ContextVar("admit")
 
 
 class _Child(msgspec.Struct, rename="pascal"):
@@ -55,69 +53,40 @@ class _Broken(OSError):
     """The body of a 200 answer is not what GetRecords answers."""
 
 
-@cache
-def _parsers() -> Any:
-    module: Any = importlib.import_module("aiobotocore.parsers")
+class _Prepared(Exception):
+    """A GetRecords request as botocore would have sent it, by this session."""
 
-    ordinary: Any = module.AioJSONParser
-    factory: Any = module.AioResponseParserFactory
-
-    class GetRecordsParser(ordinary):  # type: ignore[misc]
-        async def parse(self, response: Any, shape: Any) -> Any:
-            if response["context"].get("operation_name") != "GetRecords" or response["status_code"] != 200:
-                return await ordinary.parse(self, response, shape)
-            body = response["body"]
-            try:
-                answer = _decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise _Broken(f"an answer of {len(body)} bytes cannot be read: {error}") from error
-            metadata = {"HTTPStatusCode": 200, "HTTPHeaders": response["headers"]}
-            return {"Answer": answer, "Bytes": len(body), "ResponseMetadata": metadata}
-
-    class Factory(factory):  # type: ignore[misc]
-        def create_parser(self, protocol_name: str) -> Any:
-            defaults: Any = self._defaults
-            return GetRecordsParser(**defaults) if protocol_name == "json" else factory.create_parser(self, protocol_name)
-
-    return Factory()
-
-
-class _Body:
-    """A body already read, in the shape of the response aiobotocore expects."""
-
-    def __init__(self, content: bytearray) -> None:
-        self._content = content
-
-    async def read(self) -> bytearray:
-        return self._content
+    def __init__(self, request: Any, session: Any) -> None:
+        super().__init__()
+        self.request, self.session = request, session
 
 
 @cache
 def _session_class() -> Any:
     sessions: Any = importlib.import_module("aiobotocore.httpsession")
-    requests: Any = importlib.import_module("aiobotocore.awsrequest")
 
     ordinary: Any = sessions.AIOHTTPSession
 
-    class AdmittingSession(ordinary):  # type: ignore[misc]
-        """Asks for room before the body of a GetRecords answer is read."""
+    class Session(ordinary):  # type: ignore[misc]
+        """Sends everything but GetRecords, of which it keeps what botocore has prepared."""
 
         async def send(self, request: Any) -> Any:
-            admit = _admit.get(None)
-            if admit is not None:
-                request.stream_output = True
+            if text(request.headers.get("X-Amz-Target", "")).endswith(".GetRecords"):
+                raise _Prepared(request, self)
+            return await ordinary.send(self, request)
+
+        async def exchange(self, request: Any, admit: Admit) -> tuple[int, Mapping[str, str], bytearray]:
+            """Asks for room before the body of an answer is read."""
             response: Any = await ordinary.send(self, request)
-            if admit is None:
-                return response
             raw: Any = response.raw
             try:
                 body = await _read(raw, admit if response.status_code == 200 else None)
             except BaseException:
                 raw.close()
                 raise
-            return requests.AioAWSResponse(response.url, response.status_code, response.headers, _Body(body))
+            return response.status_code, response.headers, body
 
-    return AdmittingSession
+    return Session
 
 
 async def _read(raw: Any, admit: Admit | None) -> bytearray:
@@ -138,20 +107,26 @@ async def _read(raw: Any, admit: Admit | None) -> bytearray:
 class KinesisClient:
     """The Service port over aiobotocore. Made by `connect`."""
 
-    def __init__(self, make: Callable[[], AbstractAsyncContextManager[Any]], stream: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, make: Callable[[Callable[[Any], None]], AbstractAsyncContextManager[Any]], stream: str, clock: Callable[[], float]
+    ) -> None:
         self.stream = stream
         self._make = make
         self._clock = clock
         self._client: Any = None
+        self._session: Any = None
         self._holder: AbstractAsyncContextManager[Any] | None = None
         self._opened_at = 0.0
         self._renewing = asyncio.Lock()
+        self._direct: Direct | None = None
         self._named = {"StreamARN": stream} if stream.startswith("arn:") else {"StreamName": stream}
 
     async def open(self) -> None:
-        holder = self._make()
+        sessions: list[Any] = []
+        holder = self._make(sessions.append)
         self._client = await holder.__aenter__()
-        self._holder, self._opened_at = holder, asyncio.get_running_loop().time()
+        (self._session,) = sessions
+        self._holder, self._opened_at, self._direct = holder, asyncio.get_running_loop().time(), None
 
     async def close(self) -> None:
         if self._holder is not None:
@@ -202,21 +177,37 @@ class KinesisClient:
         return str(answer["ShardIterator"])
 
     async def records(self, shard: str, iterator: str, limit: int, admit: Admit) -> Reply:
-        token = _admit.set(admit)
-        try:
-            asked = {"StreamARN": self.stream} if "StreamARN" in self._named else {}
-            answer = await self._ask("read", shard, lambda: self._client.get_records(ShardIterator=iterator, Limit=limit, **asked))
-        finally:
-            _admit.reset(token)
-        decoded: _Answer = answer["Answer"]
+        date, answer, size = await self._ask("read", shard, lambda: self._get_records(iterator, limit, admit))
         return Reply(
-            records=decoded.records,
-            iterator=decoded.next_shard_iterator or None,
-            behind=decoded.millis_behind_latest or 0,
-            children=tuple(child.shard() for child in decoded.child_shards or ()),
-            now=_date(answer),
-            size=int(answer["Bytes"]),
+            records=answer.records,
+            iterator=answer.next_shard_iterator or None,
+            behind=answer.millis_behind_latest or 0,
+            children=tuple(child.shard() for child in answer.child_shards or ()),
+            now=_time(date),
+            size=size,
         )
+
+    async def _get_records(self, iterator: str, limit: int, admit: Admit) -> tuple[str, _Answer, int]:
+        asked = {"ShardIterator": iterator, "Limit": limit, **({"StreamARN": self.stream} if "StreamARN" in self._named else {})}
+        direct = self._direct or await self._prepare(asked)
+        headers, body = await direct(asked, admit)
+        try:
+            return headers.get("date", ""), _decode(body), len(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _Broken(f"an answer of {len(body)} bytes cannot be read: {error}") from error
+
+    async def _prepare(self, asked: Mapping[str, Any]) -> Direct:
+        """Let botocore make one request, which is not sent, to learn where they go and who signs them."""
+        client = self._client
+        try:
+            await client.get_records(**asked)
+        except _Prepared as prepared:
+            direct = Direct(prepared.request, await self._session.get_credentials(), prepared.session.exchange)
+        else:
+            raise RuntimeError("botocore has sent a GetRecords by another session than ours")
+        if client is self._client:
+            self._direct = direct
+        return direct
 
     async def _ask(self, doing: str, shard: str, call: Callable[[], Awaitable[Any]], by_sequence: bool = False) -> Any:
         where = f"stream {self.stream}" + (f" shard {shard}" if shard else "")
@@ -264,7 +255,11 @@ def _fault(error: Exception, doing: str, where: str, shard: str, by_sequence: bo
 
 def _date(answer: Any) -> float:
     """The service's clock by the Date header; 0 where it says none."""
-    date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    return _time(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", ""))
+
+
+@lru_cache(maxsize=16)
+def _time(date: str) -> float:
     try:
         return parsedate_to_datetime(date).timestamp() if date else 0.0
     except ValueError:
@@ -280,9 +275,10 @@ async def connect(stream: str, aws: Aws, *, clock: Callable[[], float], connecti
         raise Misconfigured("cannot read the stream", where=f"source.stream {stream}", why=why, run=run)
     if found and aws.region is None:
         aws = msgspec.structs.replace(aws, region=found[1])
-    make = partial(
-        aws_module.client, "kinesis", aws, parsers=_parsers(), http_session_cls=_session_class(), max_pool_connections=connections
-    )
+
+    def make(told: Callable[[Any], None]) -> AbstractAsyncContextManager[Any]:
+        return aws_module.client("kinesis", aws, told=told, http_session_cls=_session_class(), max_pool_connections=connections)
+
     client = KinesisClient(make, stream, clock)
     await client.open()
     try:

@@ -10,7 +10,7 @@ from dsqlcdc.streams.desired import CLUSTER_TAG, Desired
 from dsqlcdc.streams.observed import CdcStream, Observed
 from dsqlcdc.streams.policies import trust_faults, trusted_clusters
 from dsqlcdc.streams.policies.conditions import like
-from dsqlcdc.streams.wanted import granted, ours
+from dsqlcdc.streams.wanted import bounded, granted, ours
 
 QUOTA = 5
 """CDC streams a cluster may have; AWS does not raise it (spec §5)."""
@@ -112,7 +112,7 @@ def _key(desired: Desired, observed: Observed) -> Misconfigured | None:
 
 
 def _role(desired: Desired, observed: Observed) -> Misconfigured | None:
-    """What adding statements does not mend: an explicit Deny."""
+    """What adding statements does not mend: an explicit Deny, a permissions boundary that leaves out what DSQL needs."""
     role = observed.role
     if role is None:
         return None
@@ -123,8 +123,14 @@ def _role(desired: Desired, observed: Observed) -> Misconfigured | None:
     )
     said = [fault.what for fault in faults if fault.kind == "denied" and not mine]
     said += [f"its policies deny {', '.join(denied)}"] if denied else []
+    run = f"aws iam get-role --role-name {role.name}"
+    short = [action for action, said in bounded(desired, observed, role).items() if said in ("denied", "implicitly denied")]
+    if short:
+        said.append(
+            f"its permissions boundary {role.boundary} does not allow {', '.join(short)}, and no policy of the role can: let it, or take it off"
+        )
+        run = f"aws iam get-policy --policy-arn {role.boundary}"
     if not said:
         return None
-    run = f"aws iam get-role --role-name {role.name}"
-    what = "a policy of the role denies DSQL what it needs"
+    what = "the role cannot be allowed what DSQL needs"
     return Misconfigured(what, where=f"iam role {role.name}", why="; ".join(said), run=run, code="E175")

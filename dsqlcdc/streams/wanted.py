@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsqlcdc.streams.desired import CLUSTER_TAG, OWNER_TAG, Desired
 from dsqlcdc.streams.observed import Observed, RoleState
-from dsqlcdc.streams.policies import WRITE_ACTIONS, Grant, grants, trust_faults, trust_policy, trusted_clusters, write_policy
+from dsqlcdc.streams.policies import (
+    WRITE_ACTIONS,
+    Grant,
+    grants,
+    trust_faults,
+    trust_policy,
+    trusted_clusters,
+    trusted_sources,
+    write_policy,
+)
 from dsqlcdc.streams.policies.conditions import like, listed
 from dsqlcdc.streams.policies.documents import KEY_ACTION, via_kinesis
 
@@ -67,14 +76,15 @@ def wanted_trust(desired: Desired, observed: Observed) -> dict[str, Any]:
         return wanted
     kept: list[Any] = listed(role.trust.get("Statement"))
     if ours(role.tags, desired):
-        kept = [one for one in kept if isinstance(one, dict) and _of_others({"Statement": one}, desired)]
+        kept = [one for one in kept if isinstance(one, dict) and _of_others({"Statement": one}, desired, observed)]
     return {**wanted, "Statement": [*kept, *(statement for statement in wanted["Statement"] if statement not in kept)]}
 
 
-def _of_others(trust: Mapping[str, Any], desired: Desired) -> bool:
-    """Does it let streams of other clusters in by their names, none of which can be this one's?"""
+def _of_others(trust: Mapping[str, Any], desired: Desired, observed: Observed) -> bool:
+    """Does it let streams of other clusters of the account in by their names, none of which can be this one's?"""
     named = trusted_clusters(trust)
-    return bool(named) and not any(like(one, desired.cluster) for one in named)
+    of_account = all(like(f"arn:*:dsql:*:{observed.account}:*", arn) for arn in trusted_sources(trust))
+    return bool(named) and of_account and not any(like(one, desired.cluster) for one in named)
 
 
 def same_key(wanted: str, there: str, observed: Observed) -> bool:
@@ -109,8 +119,23 @@ def lacks(desired: Desired, observed: Observed, role: RoleState) -> list[str]:
 
 
 def granted(desired: Desired, observed: Observed, role: RoleState) -> dict[str, Grant]:
-    """What the role's policies say of each action it needs."""
-    policies, arn = [*role.inline.values(), *role.attached.values()], target_arn(desired, observed)
+    """What the role's policies say of each action it needs, its permissions boundary left out."""
+    return _judged(desired, observed, [*role.inline.values(), *role.attached.values()])
+
+
+def bounded(desired: Desired, observed: Observed, role: RoleState) -> dict[str, Grant]:
+    """What the role's permissions boundary says of each, "unclear" where it could not be read; empty where there is none."""
+    if not role.boundary:
+        return {}
+    return _judged(desired, observed, [role.bound] if role.bound is not None else [_UNREAD])
+
+
+_UNREAD: Mapping[str, Any] = {"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*", "Condition": {"?": {"?": "?"}}}}
+"""Stands for a policy that could not be read: whatever it allows hangs on what nobody knows."""
+
+
+def _judged(desired: Desired, observed: Observed, policies: Sequence[Mapping[str, Any]]) -> dict[str, Grant]:
+    arn = target_arn(desired, observed)
     found: dict[str, Grant] = {action: grants(policies, action, arn) for action in WRITE_ACTIONS}
     if observed.key is not None:
         found[KEY_ACTION] = grants(policies, KEY_ACTION, observed.key.arn, {"kms:viaservice": via_kinesis(observed.region)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -14,6 +16,10 @@ StorageClass = Literal[
 ]
 
 
+def _untyped(table: str) -> None:
+    return None
+
+
 class Roll(StrictOptions):
     """When a batch is written: bytes as received, age of its first change, or records, whichever comes first."""
 
@@ -23,12 +29,17 @@ class Roll(StrictOptions):
 
 
 class Options(StrictOptions):
-    """S3 as a lake or an audit trail: JSON Lines, gzip, every change once."""
+    """S3 as a lake or an audit trail: JSON Lines (gzip) or Parquet (zstd), every change once."""
 
     bucket: str = Field(pattern=_BUCKET, description="name, or access point ARN")
     prefix: str = Field(default="", description="goes before data/ and manifests/ as it stands, so end it with a slash; one sink each")
     roll: Roll = Roll()
-    gzip: int = Field(default=6, ge=1, le=9, description="compression level")
+    gzip: int = Field(default=6, ge=1, le=9, description="compression level of JSON Lines")
+    format: Literal["jsonl", "parquet"] = Field(default="jsonl", description="of the objects")
+    zstd: int = Field(default=3, ge=1, le=19, description="compression level of Parquet")
+    typed: bool = Field(
+        default=False, description="Parquet has a column `typed` with the values of tables with a row model, by their types"
+    )
     raw: bool = Field(default=False, description="each line holds the record exactly as received, too")
     parallel: int = Field(default=4, ge=1, le=64, description="objects written at a time")
     storage_class: StorageClass | None = Field(default=None, description="one that can be read at once: the sink reads back what it wrote")
@@ -49,6 +60,25 @@ class Options(StrictOptions):
         if any(ord(c) < 32 or ord(c) == 127 for c in prefix):
             raise ValueError("a prefix holds no control characters")
         return prefix
+
+    @property
+    def level(self) -> int:
+        """The compression level of the chosen format."""
+        return self.zstd if self.format == "parquet" else self.gzip
+
+    def shape(self, columns: Callable[[str], Mapping[str, str] | None]) -> Callable[[str], Mapping[str, str] | None] | None:
+        """What `encode` is told of Parquet: the typed columns of a table; None for JSON Lines."""
+        if self.format != "parquet":
+            return None
+        return columns if self.typed else _untyped
+
+    @model_validator(mode="after")
+    def _parquet_can_be_written(self) -> Self:
+        if self.typed and self.format != "parquet":
+            raise ValueError("typed columns are Parquet's: write format: parquet")
+        if self.format == "parquet" and find_spec("pyarrow") is None:
+            raise ValueError("format parquet needs pyarrow: pip install 'dsqlcdc[parquet]'")
+        return self
 
     @model_validator(mode="after")
     def _encryption_agrees(self) -> Self:

@@ -41,7 +41,7 @@ _WINDOW = 64
 
 
 class S3Sink(Sink):
-    """JSON Lines in S3, every change once, whatever crashes.
+    """JSON Lines or Parquet in S3, every change once, whatever crashes.
 
     `objects` opens the store (tests put a faulty one there); `clock` gives seconds since the epoch, for `created_at` only; `writer` names
     this run among all writers; `cap` is the size of an object at the most.
@@ -65,6 +65,7 @@ class S3Sink(Sink):
         self._clock = clock
         self._writer = writer or unique_name()
         self._cap = cap
+        self._shape = options.shape(context.columns)
         self.lanes = 1
         self.batching = Batching(bytes=options.roll.bytes, records=options.roll.records, age=options.roll.age)
         self._place = f"s3://{options.bucket}/{options.prefix}"
@@ -91,6 +92,8 @@ class S3Sink(Sink):
         checked = S3Options.model_validate(options)
         if context.whole:
             return cls(checked, context)
+        if checked.format != "jsonl":
+            raise ValueError(f"format {checked.format} cannot be written in Lambda: pyarrow alone is most of what a function may hold")
         return BatchSink(checked, context, lambda: in_aws(checked, context), writer=unique_name())
 
     async def __aenter__(self) -> Self:
@@ -101,7 +104,7 @@ class S3Sink(Sink):
         owner = Owner(context.pipeline, context.sink, self._place, self._options.prefix)
         self._chain = Chain(objects, owner)
         self._replays = Replays(objects, self._options.prefix)
-        self._replayer = Replayer(objects, self._chain, owner, self._options, self._clock)
+        self._replayer = Replayer(objects, self._chain, owner, self._options, self._clock, self._shape)
         self._parts = Parts(objects, self._chain, f"s3://{self._options.bucket}/", self._options.parallel)
         return self
 
@@ -147,15 +150,16 @@ class S3Sink(Sink):
         first = here.oldest if here else 0
         if here is None or last - first > _WINDOW:  # only the last can be undecided: its writer had decided all before it
             first = await chain.since(max(first, await chain.first() or last), last, resume.since)
-        known = await self._decide_all(parts, first, last, resume.since)
+        known, newest = await self._decide_all(parts, first, last, resume.since)
         self._epoch = 1 + max(end.epoch, word.epoch if word else 0)
         self._next = max(self._next, last + 1)
         self._prev = Link(manifest_key(self._options.prefix, last), digest(body)) if self._next == last + 1 else None
         self._newest = end.newest_arrived
-        return (Known(id, arrived) for id, arrived in known.items())
+        return (Known(id, arrived, newest) for id, arrived in known.items())
 
-    async def _decide_all(self, parts: Parts, first: int, last: int, since: float) -> dict[bytes, float]:
+    async def _decide_all(self, parts: Parts, first: int, last: int, since: float) -> tuple[dict[bytes, float], int]:
         known: dict[bytes, float] = {}
+        newest = 0
         reach: dict[str, tuple[int, str]] = {}
         voided: list[str] = []
         noted: set[str] = set()
@@ -166,13 +170,14 @@ class S3Sink(Sink):
             noted.update(key for manifest in manifests for key in manifest.voided)
             voided += found.parts
             known |= found.delivered.ids
+            newest = max(newest, found.delivered.newest)
             for shard, at in found.delivered.furthest.items():
                 reach[shard] = max(at, reach.get(shard, at))
             if known and not told_from:
                 told_from = start
         self._voided = [key for key in voided if key not in noted]
         self._memory.wrote(told_from, reach)
-        return known
+        return known, newest
 
     def word(self) -> bytes:
         """The epoch, and the oldest manifest with lines that may be read again."""
@@ -240,9 +245,9 @@ class S3Sink(Sink):
         rows, setbacks = fresh(changes, self._memory.untold, replays.taken)
         options = self._options
         if sum(change.size for _, change in rows) < _INLINE:
-            parts, dead = encode(rows, raw=options.raw, level=options.gzip, cap=self._cap)
+            parts, dead = encode(rows, raw=options.raw, level=options.level, cap=self._cap, shape=self._shape)
         else:
-            parts, dead = await asyncio.to_thread(encode, rows, raw=options.raw, level=options.gzip, cap=self._cap)
+            parts, dead = await asyncio.to_thread(encode, rows, raw=options.raw, level=options.level, cap=self._cap, shape=self._shape)
         setbacks += dead
         if not parts:
             return None, setbacks
@@ -270,7 +275,7 @@ class S3Sink(Sink):
             created_at=datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             prev=self._prev,
             newest_arrived=max(self._newest, max(part.arrivals[1] for part in parts)),
-            parts=[entry(part, part.partition.key(prefix, n, number)) for number, part in enumerate(parts)],
+            parts=[entry(part, part.partition.key(prefix, n, number, part.suffix)) for number, part in enumerate(parts)],
             reads=differences(progress, self._reported),
             voided=list(self._voided),
         )

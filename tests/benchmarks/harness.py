@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).parent
 DSQLCDC = [sys.executable, "-P", "-m", "dsqlcdc"]
 ENVIRONMENT = {
-    **os.environ,
+    **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+    # every process finds its modules compiled, as where pip has installed them, and whoever runs the benches wants no files in the tree
+    "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir()) / f"dsqlcdc-bench-{os.getuid()}"),
     "AWS_ACCESS_KEY_ID": "a",
     "AWS_SECRET_ACCESS_KEY": "b",
     "AWS_DEFAULT_REGION": "us-east-1",

@@ -67,7 +67,7 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
         [("E022", 5, 5, "readers")],
     ),
     ("a key masked", TOP + "tables: {a.b: {key: [c]}}\nsinks: {x: {type: drop, exclude: {'a.*': [c]}}}\n", [("E039", 4, 12, "which row")]),
-    ("commit order", TOP + "sinks: {x: {type: drop, order: commit}}\n", [("E009", 3, 32, "unique or latest")]),
+    ("held back for nothing", TOP + "sinks: {x: {type: drop, hold_back: 1m}}\n", [("E048", 3, 25, "order: commit")]),
     ("unknown key", BASE + "sink: {}\n", [("E010", 4, 1, "Did you mean 'sinks'?")]),
     ("unknown key within", BASE.replace("orders}", "orders, latenes: 5m}"), [("E010", 2, 26, "Did you mean 'lateness'?")]),
     ("unknown key in a union", BASE + "state: {type: sqlite, pth: x}\n", [("E010", 4, 23, "Did you mean 'path'?")]),

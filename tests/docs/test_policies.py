@@ -24,7 +24,7 @@ STATE = {
     "dsqlcdc/stores/s3_objects.py": "s3",
 }
 CLAIMS = {"sinks/dsqlcdc_webhook/claim.py": "s3"}
-MANAGER = tuple(f"dsqlcdc/streams/{name}.py" for name in ("clients", "observe", "target", "role", "cdc"))
+MANAGER = tuple(f"dsqlcdc/streams/{name}.py" for name in ("clients", "observe", "target", "role", "cdc", "lag"))
 """Their calls are recorded in real runs: tests/streams/test_rights.py."""
 DOCTOR = ("dsqlcdc/doctor/reading.py", "dsqlcdc/doctor/place.py")
 """What it calls beside what the stream manager and the consumer call."""
@@ -176,7 +176,11 @@ def test_no_policy_gives_a_resource_of_everything_but_where_aws_knows_no_other()
         for statement in statements(policy(path.name))
         if statement.get("Resource") == "*"
     }
-    assert wide == {("doctor.json", "SeeHowOftenReadsAreThrottled"), ("init.json", "ListStreamsAndClusters")}
+    assert wide == {
+        ("doctor.json", "SeeHowOftenReadsAreThrottled"),
+        ("init.json", "ListStreamsAndClusters"),
+        ("stream-watch.json", "SeeHowFarBehindItIs"),
+    }
 
 
 @pytest.mark.parametrize("path", sorted(POLICIES.glob("*.json")), ids=lambda path: path.name)

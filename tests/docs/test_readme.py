@@ -154,7 +154,7 @@ def _resolved(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_table_of_config_keys_is_the_schema() -> None:
-    common = ("tables", "ops", "order", "start", "mask", "exclude", "mask_key")
+    common = ("tables", "ops", "order", "hold_back", "start", "mask", "exclude", "mask_key")
     wanted: dict[str, str] = {}
     for key, default in config_keys().items():
         if re.fullmatch(rf"sinks\.NAME<\w+>\.({'|'.join(common)})", key):

@@ -71,6 +71,7 @@ def view(**health: Any) -> View:
         healthy_at=NOW - 3660.0,
         broken_since=NOW - 3600.0,
         answered_at=NOW - 5.0,
+        lag=3600.0,
     )
     seen = msgspec.structs.replace(plain, **health)
     return View(

@@ -21,7 +21,7 @@ from .lambda_world import BUCKET, NOTHING, Context, LambdaWorld, event, insert
         ({"fragments": None, "state": None}, "E456"),
         ({"dead_letters": {"type": "files", "path": "x"}}, "E457"),
         ({"sinks": {"lake": {"type": "s3", "bucket": BUCKET, "start": "latest"}}}, "E460"),
-        ({"sinks": {"lake": {"type": "s3", "bucket": BUCKET, "order": "commit"}}}, "E009"),
+        ({"sinks": {"lake": {"type": "s3", "bucket": BUCKET, "order": "commit"}}}, "E459"),
     ],
 )
 def test_a_config_that_would_lose_is_refused_with_the_reason(world: LambdaWorld, blocks: dict[str, Any], code: str) -> None:

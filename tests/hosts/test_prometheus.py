@@ -158,12 +158,13 @@ def test_the_cdc_stream_shows_its_one_status_and_reason_and_how_long_it_is_kept(
     assert reasons == {"ROLE_ACCESS_DENIED"}
     assert found["dsqlcdc_stream_since_active_seconds", (common,)] == 3660.0
     assert found["dsqlcdc_stream_kept_seconds", (common,)] == 7 * 86_400.0 - 3600.0
+    assert found["dsqlcdc_stream_behind_seconds", (common,)] == 3600.0
     assert found["dsqlcdc_stream_remedies_total", (("kind", "trust"), common, ("result", "done"))] == 1.0
     assert found["dsqlcdc_stream_gaps", (common,)] == 2.0
 
 
 def test_a_cdc_stream_that_nobody_has_seen_yet_is_unknown_and_has_no_ages() -> None:
-    found = series([], watch=view(status="", reason=None, healthy_at=0.0, broken_since=0.0, answered_at=0.0))
+    found = series([], watch=view(status="", reason=None, healthy_at=0.0, broken_since=0.0, answered_at=0.0, lag=None))
     assert found["dsqlcdc_stream_status", (("pipeline", "orders-cdc"), ("status", "UNKNOWN"))] == 1.0
     assert not {name for name, _ in found if name.endswith("_seconds")}
 

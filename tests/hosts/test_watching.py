@@ -231,6 +231,22 @@ def test_a_daemon_that_finds_no_kinesis_stream_has_it_made_again_before_it_ends(
     play(act, tmp_path)
 
 
+def test_records_that_come_late_tell_that_the_stream_lags_without_asking_cloudwatch(tmp_path: Path) -> None:
+    async def act(world: World) -> None:
+        world.aws.denials.add(Deny(action="cloudwatch:GetMetricData"))
+        world.stream.late = 1800.0
+        async with world.daemon():
+            await world.commit()
+            world.aws.advance(1800.0)
+            await until(lambda: world.watch.view().health.lagging)
+            assert 1700.0 < (world.watch.view().health.lag or 0.0) < 1900.0
+            world.stream.late = 0.0
+            await world.commit()
+            await until(lambda: not world.watch.view().health.lagging)
+
+    play(act, tmp_path)
+
+
 async def gaps(config: Config) -> Sequence[Gap]:
     store = open_checkpoints(config, read_only=True)
     try:

@@ -211,7 +211,7 @@ class MortalSink(Sink):
             return ()
         self._progress = resume.progress
         self._passed = int(resume.word or b"0") if self._says == "word" else 0
-        return [Known(change.id, change.arrived) for change in self._destination.log[self._passed :]]
+        return [Known(change.id, change.arrived, change.version) for change in self._destination.log[self._passed :]]
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
         await self._life.step()

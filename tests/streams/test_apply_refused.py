@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 from dsqlcdc.errors import Misconfigured
 from dsqlcdc.local import Commit, Deny, Fault
+from dsqlcdc.streams import role
 from dsqlcdc.streams.apply import apply
 from dsqlcdc.streams.desired import CLUSTER_TAG, Desired, Target
+from dsqlcdc.streams.remedies import remedy_of
 
 from .manager import ACCOUNT, REGION, ROLE_ARN, STREAM_ARN, Manager, steps
 from .mortal import Life
@@ -114,6 +117,53 @@ async def test_a_denial_of_any_write_names_action_and_resource_and_the_next_appl
     assert len(manager.live()) == 1
 
 
+# permissions boundaries ----------------------------------------------------------------------------------------------------------------
+
+
+async def bound(manager: Manager, *actions: str) -> None:
+    """The role gets a permissions boundary that allows these."""
+    statement = {"Effect": "Allow", "Action": list(actions), "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": statement})
+    made = await manager.clients.iam.create_policy(PolicyName="edge", PolicyDocument=document)
+    put = manager.clients.iam.put_role_permissions_boundary
+    await put(RoleName="orders-cdc-dsql", PermissionsBoundary=made["Policy"]["Arn"])
+
+
+async def test_a_permissions_boundary_that_keeps_dsql_from_writing_is_said_before_anything_is_changed(manager: Manager) -> None:
+    await role.make(await manager.work())
+    await bound(manager, "s3:*", "kinesis:ListShards")
+    life = Life()
+    with pytest.raises(Misconfigured, match=r"policy/edge does not allow kinesis:PutRecord, kinesis:PutRecords") as caught:
+        await manager.apply(life)
+    assert (caught.value.code, life.writes) == ("E175", [])
+    planned = await manager.plan()
+    assert planned.obstacle is not None
+    assert planned.obstacle.code == "E175"
+
+
+async def test_a_permissions_boundary_that_lets_it_write_is_no_obstacle_and_so_is_one_that_may_not_be_read(manager: Manager) -> None:
+    await role.make(await manager.work())
+    await bound(manager, "kinesis:*")
+    assert (await manager.apply()).stream.status == "ACTIVE"
+    assert (await manager.plan()).notes == []
+    manager.aws.denials.add(Deny(action="iam:GetPolicy"))
+    planned = await manager.plan()
+    assert (steps(planned), planned.obstacle) == ([], None)
+    [note] = planned.notes
+    assert "policy/edge" in note
+    assert "cannot be told" in note
+
+
+async def test_a_boundary_that_is_put_on_later_impairs_and_the_remedy_is_for_people(manager: Manager) -> None:
+    await manager.apply()
+    await bound(manager, "s3:*")
+    await manager.aws.commit(Commit(cluster=manager.desired.cluster, transactions=2))
+    found = remedy_of(manager.desired, (await manager.work()).observed)
+    assert found is not None
+    assert (found.error, found.can_apply) == ("KINESIS_ACCESS_DENIED", False)
+    assert "permissions boundary" in found.actions[0].what
+
+
 # what was made for another cluster -----------------------------------------------------------------------------------------------------
 
 
@@ -136,7 +186,7 @@ async def delivers(manager: Manager, right: Desired) -> bool:
 
 async def test_a_config_with_another_cluster_in_it_takes_neither_role_nor_kinesis_stream(manager: Manager) -> None:
     right, wrong = await other_cluster(manager)
-    role = (await manager.work()).observed.role
+    before = (await manager.work()).observed.role
     life = Life()
     with pytest.raises(Misconfigured) as caught:
         await manager.apply(life)
@@ -146,7 +196,7 @@ async def test_a_config_with_another_cluster_in_it_takes_neither_role_nor_kinesi
     planned = await manager.plan()
     assert planned.obstacle is not None
     assert planned.obstacle.code == "E191"
-    assert (await manager.work()).observed.role == role
+    assert (await manager.work()).observed.role == before
     assert await delivers(manager, right)
     manager.desired = right
     assert steps(await manager.plan()) == []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +51,7 @@ class World:
     habits: Habits
     kind: type[S3Sink]
     wrap: Callable[[Objects], Objects]
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     shards: list[list[Change]] = field(default_factory=list)
     bucket: Bucket = field(default_factory=Bucket)
     history: list[State] = field(default_factory=list)
@@ -91,7 +92,7 @@ class Life:
         self.fenced = False
         self.objects = FakeObjects(world.bucket, before=self._fault, after=self._fault, pause=step)
         world.lives += 1
-        self.sink = make_sink(world.wrap(self.objects), {"parallel": 1}, kind=world.kind, writer=f"w{world.lives}")
+        self.sink = make_sink(world.wrap(self.objects), {"parallel": 1, **world.options}, kind=world.kind, writer=f"w{world.lives}")
         self.read = [0 for _ in world.shards]
         self.settled: list[set[int]] = [set() for _ in world.shards]
         self.joined: dict[bytes, list[tuple[int, int]]] = {}
@@ -208,11 +209,16 @@ class Stuck(AssertionError):
 
 
 def play(
-    seed: int, *, habits: Habits | None = None, kind: type[S3Sink] = S3Sink, wrap: Callable[[Objects], Objects] = lambda o: o
+    seed: int,
+    *,
+    habits: Habits | None = None,
+    kind: type[S3Sink] = S3Sink,
+    wrap: Callable[[Objects], Objects] = lambda o: o,
+    options: Mapping[str, Any] | None = None,
 ) -> World:
     """Several lives that crash, then a clean one that does not. What the lake holds then is for the caller to judge."""
     chance = random.Random(seed)
-    world = World(chance, habits or Habits(), kind, wrap)
+    world = World(chance, habits or Habits(), kind, wrap, options or {})
     zombies: list[tuple[Life, Coroutine[Any, None, None]]] = []
     for _ in range(chance.randint(1, 5)):
         life = Life(world, _found(world), clean=False)
