@@ -38,7 +38,7 @@ def run(
 
     from dsqlcdc.config import load
     from dsqlcdc.config.show import secrets_of
-    from dsqlcdc.hosts import daemon, logs
+    from dsqlcdc.hosts import daemon, logs, process
 
     patience = _seconds(deadline, 300.0 if once else None)
     loaded = load(config)
@@ -46,6 +46,7 @@ def run(
         log, log_level, secrets=[secret for sink in loaded.sinks.values() for secret in secrets_of(sink.options)], config=str(config)
     )
     watchers = watchers_of(loaded, once, plain or log == "json" or as_json)
+    process.settle_in()
     try:
         result = asyncio.run(daemon.run(loaded, once=once, deadline=patience, watchers=watchers))
     except asyncio.CancelledError:

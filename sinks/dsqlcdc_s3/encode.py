@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+from isal import isal_zlib
 
 from dsqlcdc.contract import Change, Setback, Verdict
 from dsqlcdc.lines import line
@@ -35,8 +36,8 @@ class Part(msgspec.Struct, frozen=True, gc=False):
 
 
 def compressor(level: int) -> Any:
-    """A gzip stream whose header holds no time and no name."""
-    return zlib.compressobj(level, zlib.DEFLATED, 31)
+    """A gzip stream whose header holds no time and no name. Level 1 is ISA-L's: a tenth of zlib's time at 6 for some percent more bytes."""
+    return isal_zlib.compressobj(1, zlib.DEFLATED, 31) if level == 1 else zlib.compressobj(level, zlib.DEFLATED, 31)
 
 
 def void() -> bytes:

@@ -28,7 +28,7 @@ class Options(StrictOptions):
     bucket: str = Field(pattern=_BUCKET, description="name, or access point ARN")
     prefix: str = Field(default="", description="goes before data/ and manifests/ as it stands, so end it with a slash; one sink each")
     roll: Roll = Roll()
-    gzip: int = Field(default=6, ge=1, le=9, description="compression level")
+    gzip: int = Field(default=1, ge=1, le=9, description="compression level; 1 costs a tenth of the time of 6")
     raw: bool = Field(default=False, description="each line holds the record exactly as received, too")
     parallel: int = Field(default=4, ge=1, le=64, description="objects written at a time")
     storage_class: StorageClass | None = Field(default=None, description="one that can be read at once: the sink reads back what it wrote")
