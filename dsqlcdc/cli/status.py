@@ -87,18 +87,22 @@ async def _show(config: Config, every: float | None, as_json: bool) -> None:
 
 
 async def collect(config: Config, store: CheckpointStore, live: Sequence[Status] | None, now: float) -> dict[str, Any]:
-    """All that is known, as JSON: `running` None where no process answers; a sink's `streams` empty where it never ran."""
+    """All that is known, as JSON: `running` None where no process answers. A sink's `streams`: the one that lives, which of several that had
+    its name is the last made; empty where the sink never read it. `earlier`: others of which it has checkpoints."""
     from dsqlcdc.hosts.http import plain
 
     names = [name for name in await store.names() if name.pipeline == config.pipeline and not name.reserved]
     gaps = await store.gaps(config.pipeline)
     sinks: dict[str, Any] = {}
     for sink in dict.fromkeys((*config.sinks, *(name.sink for name in names))):
-        streams = [_stream(name, await store.load(name), now) for name in names if name.sink == sink]
+        own = [name for name in names if name.sink == sink]
+        living = _living(own, config.source.stream.rpartition("/")[2] if sink in config.sinks else "")
+        streams = [_stream(living, await store.load(living), now)] if living is not None else []
         running = next((status for status in live or () if status.sink == sink), None)
         sinks[sink] = {
             "configured": sink in config.sinks,
             "streams": streams,
+            "earlier": [name.stream for name in own if name != living],
             "gaps": _gap_counts(gaps, sink),
             "running": plain(running) if running is not None else None,
         }
@@ -109,6 +113,12 @@ async def collect(config: Config, store: CheckpointStore, live: Sequence[Status]
         "gaps": {"found": len(gaps), "unacknowledged": sum(not gap.acked for gap in gaps)},
         "sinks": sinks,
     }
+
+
+def _living(names: Sequence[Name], stream: str) -> Name | None:
+    """The last made of those with the stream's name, or where that is "" (a sink that has left the config) of whatever it read."""
+    of_it = [name for name in names if stream in ("", name.stream.rpartition("@")[0])]
+    return max(of_it, key=lambda name: name.stream.rpartition("@")[2], default=None)
 
 
 def _stream(name: Name, checkpoint: Checkpoint | None, now: float) -> dict[str, Any]:
@@ -200,5 +210,8 @@ def _remarks(config: Config, seen: Mapping[str, Any]) -> None:
     if config.state.type == "memory":
         say("The state is kept in memory: only a running process knows it.")
     for sink, known in seen["sinks"].items():
-        if len(known["streams"]) > 1:
-            say(f"{sink} has checkpoints of {len(known['streams'])} streams: a stream re-created under its name starts anew.")
+        if known["earlier"]:
+            others = ", ".join(known["earlier"])
+            say(
+                f"{sink} has checkpoints of other streams too ({others}): what was not read of one that was made anew is in `dsqlcdc gaps`."
+            )

@@ -43,6 +43,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     since the epoch) may have parts that are still to be delivered, however old it is; infinite while nobody knows how long that goes on.
     `look_every`: seconds between looks at parts that wait too long; None leaves that verdict to somebody else. With order "commit" changes are
     held back by `hold_back` seconds, up to `held_room` bytes in memory and beyond that in `spill`, which is then required.
+    `commit_until`: the loop's time up to which the last commit may take, where `drain` ends before.
     """
 
     name: Name
@@ -65,6 +66,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     room: int = 128 * 1024 * 1024
     commit_every: float = 1.0
     drain: float = 30.0
+    commit_until: float = 0.0
     deadline: float | None = None
     backoff: Backoff = Backoff(0.1, 30.0)
     complete_since: Callable[[], float] = lambda: 0.0
@@ -332,7 +334,8 @@ class Pipeline:
     async def _last_commit(self) -> None:
         """What was settled is stored whatever ended the run, but for a ledger that does not balance."""
         try:
-            async with asyncio.timeout(self._recipe.drain):
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout_at(max(loop.time() + self._recipe.drain, self._recipe.commit_until)):
                 await self._commit()
         except Imbalance:
             raise

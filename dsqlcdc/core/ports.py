@@ -173,7 +173,8 @@ class DeadLetterStore(Protocol):
     """Raises Unavailable when a letter could not be stored just now: then nothing is settled."""
 
     async def put(self, letter: DeadLetter) -> bool:
-        """Durable on return. False where a letter of this name (shard, sequence, code, and sink if it has one) is stored already."""
+        """Durable on return. False where a letter of this name is stored already: shard, sequence, code, and sink if it has one; of a row that
+        was put together (with images) its id in place of shard and sequence."""
         ...
 
     def letters(self) -> AsyncIterator[tuple[str, DeadLetter]]:
