@@ -149,10 +149,10 @@ async def _live(config: Config) -> Sequence[Status] | None:
 
     if config.http is None:
         return None
-    return await asyncio.to_thread(_fetch, config.http.host, config.http.port, config.pipeline)
+    return await asyncio.to_thread(_fetch, config.http.host, config.http.port, config.pipeline, config.http.secret)
 
 
-def _fetch(host: str, port: int, pipeline: str) -> Sequence[Status] | None:
+def _fetch(host: str, port: int, pipeline: str, token: str = "") -> Sequence[Status] | None:
     import http.client
 
     import msgspec
@@ -162,7 +162,7 @@ def _fetch(host: str, port: int, pipeline: str) -> Sequence[Status] | None:
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     connection = http.client.HTTPConnection(address, port, timeout=1.0)
     try:
-        connection.request("GET", "/status")
+        connection.request("GET", "/status", headers={"Authorization": f"Bearer {token}"} if token else {})
         answer: dict[str, Any] = msgspec.json.decode(connection.getresponse().read(), type=dict[str, Any])
         statuses = msgspec.convert(answer.get("pipelines"), list[telemetry.Status], strict=False)
     except (OSError, http.client.HTTPException, msgspec.DecodeError, UnicodeDecodeError):
