@@ -1,4 +1,4 @@
-# make install | demo | test | test-live | test-cdk | test-browser | check | bench | lambda-zip      (nothing but Python 3.11 or newer is needed)
+# make install | demo | test | test-live | test-cdk | test-browser | check | docs | bench | lambda-zip      (nothing but Python 3.11 or newer is needed)
 #
 #   VENV=dir    where the environment is made (.venv)
 #   WHEEL=file  test this wheel, not the source tree (VENV should then be a fresh one)
@@ -17,7 +17,7 @@ SUBJECT := $(if $(WHEEL),$(WHEEL),-e .)
 # Neither the working directory nor a script's goes onto sys.path: what is installed is what runs.
 export PYTHONSAFEPATH := 1
 
-.PHONY: install demo test test-live test-cdk test-browser check bench lambda-zip clean
+.PHONY: install demo test test-live test-cdk test-browser check docs bench lambda-zip clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -48,6 +48,11 @@ check: $(VENV)/.dev $(VENV)/.deploy
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	deploy/check $(BIN)
+	$(BIN)/python docs/site.py --out dist/docs
+
+# The documentation as a site, in dist/docs; a broken link is an error.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/site.py --out dist/docs
 
 bench: $(VENV)/.bench
 	$(BIN)/pytest -m bench -s -p no:xdist tests/benchmarks

@@ -41,7 +41,7 @@ def run(
 
     from dsqlcdc.config import load
     from dsqlcdc.config.show import secrets_of
-    from dsqlcdc.hosts import daemon, logs
+    from dsqlcdc.hosts import daemon, logs, process
     from dsqlcdc.traces import tracing
 
     patience = _seconds(deadline, 300.0 if once else None)
@@ -53,6 +53,7 @@ def run(
         config=str(config),
     )
     watchers = watchers_of(loaded, once, plain or log == "json" or as_json)
+    process.settle_in()
     try:
         with tracing(loaded.pipeline) as wrap:
             result = asyncio.run(daemon.run(loaded, once=once, deadline=patience, watchers=watchers, wrap=wrap))

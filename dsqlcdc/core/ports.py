@@ -324,6 +324,10 @@ class Source(Protocol):
         """Shards of the checkpoint whose marks may go: no longer listed, and read to the end or given up as a gap. Known after start."""
         ...
 
+    def lineage(self) -> Mapping[str, Sequence[str]]:
+        """The shards that are listed, read or not, each with its parents. Known after start."""
+        ...
+
     def oldest_readable(self) -> float:
         """No record that arrived before this time (seconds) can be read again: the stream's retention."""
         ...

@@ -286,6 +286,7 @@ def test_every_command_that_an_error_tells_people_to_run_exists() -> None:
         "checkpoint reset",
         *(f"stream {name}" for name in SUBCOMMANDS),
         "opensearch rebuild",
+        *(f"audit {name}" for name in ("compact", "ddl", "show", "transactions", "verify")),
     }
     assert found <= nested | COMMANDS.keys()
 

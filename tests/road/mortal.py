@@ -167,6 +167,9 @@ class MortalSource:
     def oldest_readable(self) -> float:
         return self._source.oldest_readable()
 
+    def lineage(self) -> Mapping[str, Sequence[str]]:
+        return {}
+
     def forgettable(self) -> Sequence[str]:
         return self._source.forgettable()
 
