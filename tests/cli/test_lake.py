@@ -161,8 +161,8 @@ def test_only_the_partitions_of_the_time_are_read(lake: Project) -> None:
     [
         (("show", "CONFIG"), "E390"),
         (("show", "tx", "CONFIG", "--key", "shop.items", "1"), "E390"),
-        (("show", "CONFIG", "--key", "shop.items", "1"), "E392"),
-        (("show", "CONFIG", "--key", "bare.t", "1"), "E392"),
+        (("show", "CONFIG", "--key", "shop.items", "1"), "E396"),
+        (("show", "CONFIG", "--key", "bare.t", "1"), "E389"),
         (("show", "tx", "CONFIG", "--sink", "other"), "E391"),
         (("show", "tx", "CONFIG", "--lake", "nowhere"), "E393"),
         (("ddl", "CONFIG"), "E390"),
