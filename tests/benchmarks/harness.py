@@ -85,6 +85,12 @@ def run(command: Sequence[str], timeout: float = 300, env: Mapping[str, str] | N
         return Run(out.read(), usage.ru_utime + usage.ru_stime, code, usage.ru_maxrss / 1024)
 
 
+def cpu_of(pid: int) -> float:
+    """User and system seconds of a process that is still running."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _wait(process: subprocess.Popen[str], timeout: float) -> Any:
     import signal
 
