@@ -18,7 +18,7 @@ from tests.benchmarks.boto3_loop import __file__ as BOTO3_LOOP
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
-COUNT, FEW, ROUNDS = 400_000, 4, 3
+COUNT, FEW, ROUNDS = 400_000, 4, harness.ROUNDS
 LATEST = "{type: drop, order: latest}"
 MODEL = """\
 from dsqlcdc.columns import BigInt, Numeric, Row, Text, Timestamptz, Uuid

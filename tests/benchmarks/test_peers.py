@@ -23,7 +23,7 @@ from tests.benchmarks.test_daemon import Kind, run_ours
 
 PEERS = Path(os.environ.get("BENCH_PEERS", "nowhere"))
 BENTO, PYTHON = PEERS / "bento-bench", PEERS / "venv" / "bin" / "python"
-COUNT, FEW, ROUNDS = 400_000, 4, 3
+COUNT, FEW, ROUNDS = 400_000, 4, harness.ROUNDS
 LAKE = Kind("{type: s3, bucket: bench, prefix: cdc/}")
 
 pytestmark = [
