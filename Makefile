@@ -1,4 +1,4 @@
-# make install | demo | test | test-live | test-cdk | check | docs | bench | lambda-zip      (nothing but Python 3.11 or newer is needed)
+# make install | demo | test | test-live | test-cdk | test-browser | check | docs | bench | lambda-zip      (nothing but Python 3.11 or newer is needed)
 #
 #   VENV=dir    where the environment is made (.venv)
 #   WHEEL=file  test this wheel, not the source tree (VENV should then be a fresh one)
@@ -17,7 +17,7 @@ SUBJECT := $(if $(WHEEL),$(WHEEL),-e .)
 # Neither the working directory nor a script's goes onto sys.path: what is installed is what runs.
 export PYTHONSAFEPATH := 1
 
-.PHONY: install demo test test-live test-cdk check docs bench lambda-zip clean
+.PHONY: install demo test test-live test-cdk test-browser check docs bench lambda-zip clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -36,6 +36,11 @@ test-live: $(VENV)/.dev
 # The CDK constructs, synthesised and linted: their libraries are 430 MB.
 test-cdk: $(VENV)/.cdk
 	$(BIN)/pytest -m cdk -p no:xdist tests/deploy
+
+# The status page in a real Chromium, which is installed where that can be done.
+test-browser: $(VENV)/.browser
+	tests/browser/chromium
+	$(BIN)/pytest -m browser -p no:xdist tests/browser
 
 check: $(VENV)/.dev $(VENV)/.deploy
 	$(BIN)/ruff check .
@@ -78,6 +83,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(WHEEL) | $(BIN)/python
 # What lints deploy/: some 400 MB, so only `make check` has it.
 $(VENV)/.deploy: $(VENV)/.dev
 	$(PIP) install --quiet --constraint constraints.txt $(SUBJECT)[deploy]
+	touch $@
+
+$(VENV)/.browser: $(VENV)/.dev
+	$(PIP) install --quiet --constraint constraints.txt $(SUBJECT)[browser]
 	touch $@
 
 $(VENV)/.cdk: $(VENV)/.deploy

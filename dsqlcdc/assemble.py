@@ -21,7 +21,7 @@ from dsqlcdc.core.pipeline import Pipeline, Recipe
 from dsqlcdc.core.ports import CheckpointStore, FragmentStore, Name, ResettableStore
 from dsqlcdc.core.route import Route
 from dsqlcdc.core.tables import Model, Rule, Tables
-from dsqlcdc.core.telemetry import Status
+from dsqlcdc.core.telemetry import Kept, Status
 from dsqlcdc.errors import ConfigError, Unavailable
 from dsqlcdc.plugins import GROUP, sink_factory
 from dsqlcdc.sources.budget import ReadLimits
@@ -43,17 +43,21 @@ from dsqlcdc.streams.deeds import acting_name
 from dsqlcdc.streams.desired import Desired, Target
 from dsqlcdc.streams.health import Event
 from dsqlcdc.streams.watch import Watch, log_event
+from dsqlcdc.traces import Wrap
 
 _ROOM = 96 * 1024 * 1024
 """Bytes in flight of one pipeline, at least: a few of the largest rows, and one batch being written while the next one fills."""
 
 
 class Assembly(msgspec.Struct, frozen=True):
-    """What one process runs: the pipelines, one a sink, and what they share. `watch`: of the CDC stream, where the config has one."""
+    """What one process runs: the pipelines, one a sink, and what they share. `watch`: of the CDC stream, where the config has one.
+    `pipeline`: its name."""
 
     pipelines: Sequence[Pipeline]
     sources: Sequence[KinesisSource]
     checkpoints: CheckpointStore
+    fragments: FragmentStore
+    pipeline: str
     watch: Watch | None = None
 
     def statuses(self) -> Sequence[Status]:
@@ -63,6 +67,11 @@ class Assembly(msgspec.Struct, frozen=True):
         """What all pipelines together have read of the stream."""
         counts = [source.counts() for source in self.sources]
         return msgspec.structs.replace(counts[0], buffered_bytes=sum(count.buffered_bytes for count in counts))
+
+    async def kept(self) -> Kept:
+        """What the stores hold. Raises Unavailable, Misconfigured."""
+        parts, size = await self.fragments.waiting()
+        return Kept(self.pipeline, tuple(await self.checkpoints.gaps(self.pipeline)), parts, size, time.time())
 
 
 def aws_of(config: Config) -> Aws:
@@ -215,8 +224,10 @@ def _always() -> float:
 
 
 @asynccontextmanager
-async def assemble(config: Config, *, once: bool = False, deadline: float | None = None) -> AsyncGenerator[Assembly, None]:
-    """Open everything a run needs and make its pipelines; leaving closes it all.
+async def assemble(
+    config: Config, *, once: bool = False, deadline: float | None = None, wrap: Wrap | None = None
+) -> AsyncGenerator[Assembly, None]:
+    """Open everything a run needs and make its pipelines; leaving closes it all. `wrap`: each sink as it is to be run (see traces).
 
     Raises ConfigError, Misconfigured (no such stream, access denied, an unusable state), Unavailable when the stream could not be asked
     within `deadline` seconds (None: asked for ever).
@@ -254,6 +265,8 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                 )
                 sources.append(reader)
                 destination = make_sink(config, name)
+                if wrap is not None:
+                    destination = wrap(name, destination)
                 pipelines.append(
                     Pipeline(
                         Recipe(
@@ -278,7 +291,7 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                         )
                     )
                 )
-            yield Assembly(pipelines, sources, checkpoints, watch)
+            yield Assembly(pipelines, sources, checkpoints, fragments, config.pipeline, watch)
     finally:
         await fragments.close()
         await letters.close()

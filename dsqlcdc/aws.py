@@ -22,11 +22,15 @@ __all__ = ["CODES", "EXPIRED", "Aws", "Kind", "client", "custom_endpoint", "erro
 
 
 class Aws(msgspec.Struct, frozen=True):
-    """The config's `aws` block. What is None comes from the standard chain: environment, shared config, container, instance."""
+    """The config's `aws` block. What is None comes from the standard chain: environment, shared config, container, instance.
+
+    `role`: its ARN; it is assumed with those credentials, for each client anew, for an hour.
+    """
 
     region: str | None = None
     profile: str | None = None
     endpoint_url: str | None = None
+    role: str | None = None
 
 
 def custom_endpoint(aws: Aws, service: str = "") -> bool:
@@ -69,8 +73,9 @@ async def _client(service: str, aws: Aws, told: Callable[[Any], None], config: d
         told(session)
         # AWS_REGION is what every other SDK, Lambda and ECS call it; botocore knows AWS_DEFAULT_REGION only.
         region = aws.region or os.environ.get("AWS_REGION") or None
+        credentials = {} if aws.role is None else await _assume(aws)
         making = session.create_client(
-            service, region_name=region, endpoint_url=aws.endpoint_url or None, config=config_module.AioConfig(**settings)
+            service, region_name=region, endpoint_url=aws.endpoint_url or None, config=config_module.AioConfig(**settings), **credentials
         )
         opened = await making.__aenter__()
     except _opening() as error:
@@ -79,6 +84,21 @@ async def _client(service: str, aws: Aws, told: Callable[[Any], None], config: d
         yield opened
     finally:
         await making.__aexit__(None, None, None)
+
+
+async def _assume(aws: Aws) -> dict[str, str]:
+    """The credentials of `aws.role`, as arguments of create_client."""
+    async with client("sts", msgspec.structs.replace(aws, role=None)) as sts:
+        try:
+            answer: dict[str, Any] = await sts.assume_role(RoleArn=aws.role, RoleSessionName="dsqlcdc")
+        except errors() as error:
+            raise translate(error, doing="assume a role", where=str(aws.role), resource=str(aws.role)) from error
+    found: dict[str, str] = answer["Credentials"]
+    return {
+        "aws_access_key_id": found["AccessKeyId"],
+        "aws_secret_access_key": found["SecretAccessKey"],
+        "aws_session_token": found["SessionToken"],
+    }
 
 
 def _opening() -> tuple[type[Exception], ...]:

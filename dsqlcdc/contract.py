@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -191,6 +191,7 @@ class Progress(msgspec.Struct, frozen=True):
     read == sum of settled + open. `frontier`: nothing at or before this sequence number is owed, and no restart from now on reads it again
     but to remember it; "" where nothing is known yet, "end" for the whole of a closed shard. It may lag. `arrived`: nothing that arrived at
     this shard up to then (seconds since the epoch) is owed; it moves on while the shard is read at its tip, and is 0 where nothing is known.
+    `first` is the first record read in this run, "" before that.
     """
 
     shard: str
@@ -202,6 +203,19 @@ class Progress(msgspec.Struct, frozen=True):
     ended: bool = False
     frontier: str = ""
     arrived: float = 0.0
+    first: str = ""
+
+
+def _no_lineage() -> Mapping[str, Sequence[str]]:
+    return {}
+
+
+async def _no_gaps() -> Sequence[Mapping[str, Any]]:
+    return ()
+
+
+def _no_dead() -> Mapping[str, int]:
+    return {}
 
 
 class Resume(msgspec.Struct, frozen=True):
@@ -209,6 +223,10 @@ class Resume(msgspec.Struct, frozen=True):
 
     `word` is what the sink said last (Sink.word) with the last commit, b"" at first. `since`: no record that arrived before this time
     (seconds) can be read again, so what came in earlier need not be known. `progress` answers at any moment, per shard.
+
+    What an account of the run is made of: `stream` is its name with its creation time; `lineage` the shards that are listed, read or not,
+    each with its parents; `gaps` what this sink may have lost, each with id, kind, sink, stream, shard, after, until, from_time, to_time,
+    detail and acked (it raises Unavailable); `dead` the dead letters of this run by code.
     """
 
     pipeline: str
@@ -216,6 +234,10 @@ class Resume(msgspec.Struct, frozen=True):
     word: bytes
     since: float
     progress: Callable[[], Sequence[Progress]]
+    stream: str = ""
+    lineage: Callable[[], Mapping[str, Sequence[str]]] = _no_lineage
+    gaps: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] = _no_gaps
+    dead: Callable[[], Mapping[str, int]] = _no_dead
 
 
 def _no_columns(table: str) -> Mapping[str, str] | None:
@@ -310,3 +332,8 @@ class Sink(abc.ABC):
     def circuit(self) -> str:
         """How its circuit breaker stands: closed, open, half_open; "" where it has none, which is the default. Asked at any time, for metrics."""
         return ""
+
+    def account(self, word: bytes) -> bytes:
+        """The word as a commit is to store it. Asked in the moment whose frontiers that commit stores: what `resume` says of `progress` now is
+        what the checkpoint will say. The default is the word as it is; sinks that keep an account of what was read add it."""
+        return word

@@ -312,7 +312,7 @@ METRICS: Sequence[Metric] = (
         "dsqlcdc_stream_since_active_seconds",
         "gauge",
         "Seconds since the CDC stream was last seen ACTIVE.",
-        of_watch=lambda v, now: _age(now, v.health.healthy_at),
+        of_watch=lambda v, now: _age(now, max(v.health.active_at, v.health.healthy_at)),
     ),
     Metric(
         "dsqlcdc_stream_answer_age_seconds",

@@ -9,7 +9,11 @@ def exposition() -> str:
     found: list[str] = []
     for name, kind, labels, meaning in describe():
         named = ",".join(f'{label}="x"' for label in labels)
-        found += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}", f"{name}{{{named}}} 1"]
+        found += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
+        if kind == "histogram":
+            found += [f'{name}_bucket{{{named},le="+Inf"}} 1', f"{name}_sum{{{named}}} 1", f"{name}_count{{{named}}} 1"]
+        else:
+            found.append(f"{name}{{{named}}} 1")
     return "\n".join(found) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""`dsqlcdc audit ddl|transactions|show`: the lake of an s3 sink, read."""
+"""`dsqlcdc audit ddl|transactions|show|compact`: the lake of an s3 sink, read and put together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dsqlcdc.cli.output import columns, emit, emit_json, json_text, printable, say
-from dsqlcdc.cli.shape import AsJson, ConfigFile
+from dsqlcdc.cli.shape import AsJson, ConfigFile, Yes
 from dsqlcdc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command(short_help="SQL that makes the lake readable.")(ddl)
     app.command(short_help="What was committed, transaction by transaction.")(transactions)
     app.command(short_help="One transaction, or the history of one row.")(show)
+    app.command(short_help="Put the small objects of closed hours together.")(compact)
 
 
 def ddl(
@@ -43,6 +44,7 @@ def ddl(
     since: Annotated[str, typer.Option(metavar="DATE", help="The day of the first commit, for Athena's partitions.")] = "2026-01-01",
     lake: LakeOption = None,
     sink: SinkOption = "",
+    as_json: AsJson = False,
 ) -> None:
     """Print the SQL of a table over the lake, of a view with every change once, and of one with the rows as they are now.
 
@@ -87,7 +89,11 @@ def ddl(
             bool(chosen.options.get("typed", False)),
             day,
         )
-        emit((lake_ddl.athena if athena else lake_ddl.duckdb)(target))
+        text = (lake_ddl.athena if athena else lake_ddl.duckdb)(target)
+        if as_json:
+            emit_json({"table": name, "sql": text})
+        else:
+            emit(text)
 
 
 def transactions(
@@ -182,6 +188,62 @@ def show(
         raise typer.Exit(1)
 
 
+def compact(
+    config: ConfigFile,
+    older_than: Annotated[str, typer.Option(help="Hours that ended so long ago.")] = "24h",
+    size: Annotated[
+        str, typer.Option(help="Bytes of an object at the most, up to 256MiB. A run takes four times that of memory.")
+    ] = "128MiB",
+    dry: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    sink: SinkOption = "",
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put the objects of each table's closed hours together into larger ones, and delete the small ones.
+
+    A compacted object holds each part as it was, and its manifest says where: what the chain says of a part stays provable. What the stream still
+    holds, the end of the chain and lakes with Object Lock are not touched. It may run beside the daemon, and be stopped anywhere: the next run
+    finishes it. Until then a row may be in two objects: take one row for each id, as the views of `audit ddl` do.
+    """
+    import asyncio
+
+    from dsqlcdc.cli.selection import asked
+    from dsqlcdc.config import load
+    from dsqlcdc.hosts import compact as work
+    from dsqlcdc.hosts.lake_store import lake_sink
+    from dsqlcdc.units import parse_duration, parse_size
+
+    try:
+        age, most = parse_duration(older_than), parse_size(size)
+    except ValueError as error:
+        raise ConfigError(
+            "that is no time or size", where="--older-than, --size", why=str(error), run="dsqlcdc audit compact --help", code="E390"
+        ) from None
+    if not 1024 * 1024 <= most <= 256 * 1024 * 1024:
+        why = "an object has 1MiB to 256MiB: a single PUT is whole or not there"
+        raise ConfigError(f"{size} cannot be had", where="--size", why=why, run="dsqlcdc audit compact --help", code="E390")
+    loaded = load(Path(config))
+    chosen = lake_sink(loaded, sink)
+    place = f"s3://{chosen.options['bucket']}/{chosen.options.get('prefix', '')}"
+    if not dry and not asked(f"Put small objects of {place} together and delete them?", f"dsqlcdc audit compact {config}", yes=yes):
+        say("Nothing was changed.")
+        return
+    steps = objects = 0
+
+    def tell(step: Any) -> None:
+        nonlocal steps, objects
+        steps, objects = steps + 1, objects + len(step.objects)
+        if as_json:
+            emit_json({"folder": step.folder, "objects": len(step.objects), "bytes": step.bytes, "rows": step.rows, "done": not dry})
+        else:
+            emit(
+                f"{step.folder}: {len(step.objects)} objects{' would become' if dry else ' are'} one of {step.bytes} bytes, {step.rows} rows"
+            )
+
+    asyncio.run(work.compact(loaded, chosen, older_than=age, size=most, dry=dry, tell=tell))
+    say(f"{objects} objects {'would become' if dry else 'became'} {steps}." if steps else "Nothing to put together.")
+
+
 # ── what they share ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -200,7 +262,7 @@ def _ask(
     import sys
 
     from dsqlcdc.config import load
-    from dsqlcdc.hosts.lake_query import ask, objects
+    from dsqlcdc.hosts.lake_query import Compacted, ask, objects
     from dsqlcdc.hosts.lake_store import lake_sink, open_lake
 
     loaded = load(Path(config))
@@ -215,6 +277,12 @@ def _ask(
             names = await objects(store, tables, span)
             if sys.stderr.isatty() or len(names) > 200:
                 say(f"{len(names)} objects of {store.where} may hold it")
+            for _ in range(3):
+                try:
+                    return await ask(store, names, where, values, tell)
+                except Compacted:
+                    say("the lake was compacted meanwhile; reading it again")
+                    names = await objects(store, tables, span)
             return await ask(store, names, where, values, tell)
 
     return asyncio.run(work())

@@ -29,7 +29,7 @@ _SHORTEST = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class Answer:
     """What a running process says of itself, None and empty where none answers. `stream`: the CDC stream, where it is watched."""
 
     statuses: Sequence[Status] | None = None
@@ -138,19 +138,23 @@ def _shown(config: Config, as_json: bool) -> Generator[Show, None, None]:
             yield lambda seen, live, flows, now: drawn.update(picture(seen, live, flows, movement, now, str(config.path)), refresh=True)
 
 
-async def collect(config: Config, store: CheckpointStore, live: Live, now: float) -> dict[str, Any]:
-    """All that is known, as JSON: `running` None where no process answers; a sink's `streams` empty where it never ran."""
+async def collect(config: Config, store: CheckpointStore, live: Answer, now: float) -> dict[str, Any]:
+    """All that is known, as JSON: `running` None where no process answers. A sink's `streams`: the one that lives, which of several that had
+    its name is the last made; empty where the sink never read it. `earlier`: others of which it has checkpoints."""
     from dsqlcdc.hosts.http import plain
 
     names = [name for name in await store.names() if name.pipeline == config.pipeline and not name.reserved]
     gaps = await store.gaps(config.pipeline)
     sinks: dict[str, Any] = {}
     for sink in dict.fromkeys((*config.sinks, *(name.sink for name in names))):
-        streams = [_stream(name, await store.load(name), now) for name in names if name.sink == sink]
+        own = [name for name in names if name.sink == sink]
+        living = _living(own, config.source.stream.rpartition("/")[2] if sink in config.sinks else "")
+        streams = [_stream(living, await store.load(living), now)] if living is not None else []
         running = next((status for status in live.statuses or () if status.sink == sink), None)
         sinks[sink] = {
             "configured": sink in config.sinks,
             "streams": streams,
+            "earlier": [name.stream for name in own if name != living],
             "gaps": _gap_counts(gaps, sink),
             "running": plain(running) if running is not None else None,
         }
@@ -179,6 +183,12 @@ async def _sighted(config: Config, store: CheckpointStore) -> dict[str, Any] | N
     return {**told, "broken_since": moment(seen.broken_since) if seen.broken_since else None}
 
 
+def _living(names: Sequence[Name], stream: str) -> Name | None:
+    """The last made of those with the stream's name, or where that is "" (a sink that has left the config) of whatever it read."""
+    of_it = [name for name in names if stream in ("", name.stream.rpartition("@")[0])]
+    return max(of_it, key=lambda name: name.stream.rpartition("@")[2], default=None)
+
+
 def _stream(name: Name, checkpoint: Checkpoint | None, now: float) -> dict[str, Any]:
     marks: Mapping[str, Mark] = checkpoint.marks if checkpoint is not None else {}
     shards = [
@@ -201,16 +211,16 @@ def _gap_counts(gaps: Sequence[Gap], sink: str) -> dict[str, int]:
     return {"found": len(ours), "unacknowledged": sum(not gap.acked for gap in ours)}
 
 
-async def _live(config: Config) -> Live:
+async def _live(config: Config) -> Answer:
     """What a running process says of itself; nothing where none answers within a second, or what answers is not this pipeline."""
     import asyncio
 
     if config.http is None:
-        return Live()
-    return await asyncio.to_thread(_fetch, config.http.host, config.http.port, config.pipeline)
+        return Answer()
+    return await asyncio.to_thread(_fetch, config.http.host, config.http.port, config.pipeline, config.http.secret)
 
 
-def _fetch(host: str, port: int, pipeline: str) -> Live:
+def _fetch(host: str, port: int, pipeline: str, token: str = "") -> Answer:
     import http.client
 
     import msgspec
@@ -220,17 +230,17 @@ def _fetch(host: str, port: int, pipeline: str) -> Live:
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     connection = http.client.HTTPConnection(address, port, timeout=1.0)
     try:
-        connection.request("GET", "/status")
+        connection.request("GET", "/status", headers={"Authorization": f"Bearer {token}"} if token else {})
         answer: dict[str, Any] = msgspec.json.decode(connection.getresponse().read(), type=dict[str, Any])
         statuses = msgspec.convert(answer.get("pipelines"), list[telemetry.Status], strict=False)
         reasons = msgspec.convert(answer.get("reasons", []), list[dict[str, Any]])
         stream = msgspec.convert(answer.get("stream"), dict[str, Any] | None)
     except (OSError, http.client.HTTPException, msgspec.DecodeError, UnicodeDecodeError):
-        return Live()  # nobody there, or somebody else: the state store is the truth, this only adds to it
+        return Answer()  # nobody there, or somebody else: the state store is the truth, this only adds to it
     finally:
         connection.close()
     ours = [status for status in statuses if status.pipeline == pipeline]
-    return Live(ours, [one for one in reasons if one.get("pipeline") in ("", pipeline)], stream) if ours else Live()
+    return Answer(ours, [one for one in reasons if one.get("pipeline") in ("", pipeline)], stream) if ours else Answer()
 
 
 def render(seen: Mapping[str, Any], live: Sequence[Status] | None, flows: Mapping[str, Flow], now: float) -> str:
@@ -270,5 +280,8 @@ def _remarks(config: Config, seen: Mapping[str, Any]) -> None:
     if config.state.type == "memory":
         say("The state is kept in memory: only a running process knows it.")
     for sink, known in seen["sinks"].items():
-        if len(known["streams"]) > 1:
-            say(f"{sink} has checkpoints of {len(known['streams'])} streams: a stream re-created under its name starts anew.")
+        if known["earlier"]:
+            others = ", ".join(known["earlier"])
+            say(
+                f"{sink} has checkpoints of other streams too ({others}): what was not read of one that was made anew is in `dsqlcdc gaps`."
+            )

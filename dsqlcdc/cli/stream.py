@@ -157,7 +157,9 @@ async def _plan(config: Config, deadline: float, as_json: bool) -> int:
         _notes(found)
         unwell = found.stream is not None and found.stream.status != "ACTIVE"
         replace = " --replace" if found.replaces is not None else ""
-        if found.changes:
+        if found.changes and found.obstacle is not None:
+            say(f"{counted(len(found.changes), 'change')}, but as things are `apply` refuses:")
+        elif found.changes:
             say(f"{counted(len(found.changes), 'change')}. Run: dsqlcdc stream apply {config.path}{replace}")
         else:
             say("Nothing to change." if unwell else "Nothing to do.")

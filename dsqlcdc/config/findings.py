@@ -12,6 +12,7 @@ E011 missing key                        E021 a sink that needs a key          E0
 E043 a file that is not there           E022 two sinks write one place        E039 a mask of a key column
 E044 no such Region (warning: none that is known)
 E045 remedies that two processes may both apply (warning)
+E046 a page for everybody (warning)
 E048 hold_back without order commit                                           E049 an order that is not strict enough
 
 Where not every shard is seen (Lambda):

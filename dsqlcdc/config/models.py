@@ -90,6 +90,20 @@ def listen_address(value: str) -> tuple[str, int]:
     return bare, int(port)
 
 
+def is_loopback(host: str) -> bool:
+    """Is this host of a listen address one that only this machine reaches?"""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _host(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", value):
+        raise ValueError("a host name is expected, for example dsqlcdc.shop.svc, without a port")
+    return value
+
+
 def _listen(value: str) -> str:
     listen_address(value)
     return value
@@ -233,6 +247,10 @@ class Http(Block):
     """Where /healthz, /readyz, /metrics, /status and the page are served."""
 
     listen: Annotated[str, AfterValidator(_listen), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080"]})]
+    token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """A bearer token that all but /healthz ask for."""
+    hosts: Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], AfterValidator(_distinct)] = ()
+    """Names, beside localhost and addresses, that the server answers to."""
 
     @property
     def host(self) -> str:
@@ -241,6 +259,16 @@ class Http(Block):
     @property
     def port(self) -> int:
         return listen_address(self.listen)[1]
+
+    @property
+    def secret(self) -> str:
+        """The token, "" where there is none."""
+        return "" if self.token is None else self.token.get_secret_value()
+
+    @property
+    def exposed(self) -> bool:
+        """Others than this machine may reach it."""
+        return not is_loopback(self.host)
 
 
 _KMS = (

@@ -112,7 +112,7 @@ def _understand(path: Path, body: bytes, environ: Mapping[str, str], findings: F
         )
         return None
     named: dict[str, Any] = cast(dict[str, Any], data)
-    findings.hide(secrets_of(named.get("sinks")))
+    findings.hide([*secrets_of(named.get("sinks")), *secrets_of(named.get("http"))])
     file, options = _validate(named, path.parent, findings)
     aws = file.aws if file is not None else Aws()
     context = Context(

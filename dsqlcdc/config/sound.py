@@ -44,6 +44,7 @@ def check_sound(config: Config, classes: Mapping[str, type[Sink] | None], places
     _claims(config, places.lakes, findings)
     _region(config, findings)
     _stream(config, findings)
+    _http(config, findings)
 
 
 def _times(config: Config, findings: Findings) -> None:
@@ -282,6 +283,13 @@ def _remedies(config: Config, findings: Findings) -> None:
         why = "the lease and the journal of what was done are in the state, and this one ends with its process; nor is a CDC stream created again"
         fix = "Write state: {type: sqlite} or {type: dynamodb}, or run one process only"
         findings.remark("E045", ("stream", "remedies", applied[0]), what, why=why, fix=fix)
+
+
+def _http(config: Config, findings: Findings) -> None:
+    if config.http is not None and config.http.exposed and config.http.token is None:
+        why = "whoever reaches this address sees tables, keys of shards, errors and commands of the pipeline"
+        fix = "Write token: '${DSQLCDC_TOKEN}' beside it, or listen on 127.0.0.1"
+        findings.remark("E046", ("http", "listen"), "the page is served beyond this machine without a token", why=why, fix=fix)
 
 
 def lake_place(options: Any) -> tuple[str, str] | None:

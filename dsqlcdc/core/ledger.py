@@ -39,7 +39,7 @@ class _Account:
     def __init__(self, shard: str, mark: Mark) -> None:
         self.shard, self.mark, self.start = shard, mark, str(mark.position)
         self.leaves: deque[tuple[int, _Leaf]] = deque()
-        self.sequence = ""
+        self.first = self.sequence = ""
         self.read = self.settled_count = 0
         self.settled: dict[str, int] = {}
         self.ended = mark.position.kind == "end"
@@ -71,6 +71,7 @@ class Ledger:
             account.leaves.append((number, leaf))
             account.read += leaf.count
             account.sequence = leaf.sequences[-1]
+            account.first = account.first or leaf.sequences[0]
         else:
             number = 0
         if page.behind == 0 or page.ended:
@@ -198,6 +199,7 @@ class Ledger:
                 a.ended,
                 _frontier(a.mark.position),
                 a.mark.arrived,
+                a.first,
             )
             for a in self._accounts.values()
         ]

@@ -133,3 +133,6 @@ class Masked(Sink):
 
     def circuit(self) -> str:
         return self._sink.circuit()
+
+    def account(self, word: bytes) -> bytes:
+        return self._sink.account(word)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -43,6 +43,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     since the epoch) may have parts that are still to be delivered, however old it is; infinite while nobody knows how long that goes on.
     `look_every`: seconds between looks at parts that wait too long; None leaves that verdict to somebody else. With order "commit" changes are
     held back by `hold_back` seconds, up to `held_room` bytes in memory and beyond that in `spill`, which is then required.
+    `commit_until`: the loop's time up to which the last commit may take, where `drain` ends before.
     """
 
     name: Name
@@ -65,6 +66,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     room: int = 128 * 1024 * 1024
     commit_every: float = 1.0
     drain: float = 30.0
+    commit_until: float = 0.0
     deadline: float | None = None
     backoff: Backoff = Backoff(0.1, 30.0)
     complete_since: Callable[[], float] = lambda: 0.0
@@ -157,7 +159,15 @@ class Pipeline:
                 self._sequencer.load(memory)
         await ask(lambda: stack.enter_async_context(recipe.sink))
         resume = Resume(
-            recipe.name.pipeline, recipe.name.sink, stored.word, recipe.source.oldest_readable(), lambda: self._ledger.progress()
+            pipeline=recipe.name.pipeline,
+            sink=recipe.name.sink,
+            word=stored.word,
+            since=recipe.source.oldest_readable(),
+            progress=lambda: self._ledger.progress(),
+            stream=recipe.name.stream,
+            lineage=recipe.source.lineage,
+            gaps=self._gaps,
+            dead=lambda: self.counts.dead,
         )
         for entry in await ask(lambda: recipe.sink.resume(resume)):
             self._sequencer.remember_id(entry.id, entry.arrived)
@@ -176,6 +186,7 @@ class Pipeline:
             patience=self._patience,
             counts=self.counts,
             clock=recipe.clock,
+            account=recipe.sink.account,
         )
         self._committer.word = recipe.sink.word()
         await self._commit()  # the sink's word (an epoch, say) must be durable before its first write
@@ -211,8 +222,10 @@ class Pipeline:
             return Latest(self._ledger, recipe.lateness, blind=recipe.sink.needs_order)
         if recipe.order == "unique":
             return Unique(self._ledger, recipe.lateness)
-        if not recipe.source.whole or recipe.spill is None:
+        if not recipe.source.whole or recipe.spill is None or recipe.sink.needs_order:
             why = "changes are released by how far all shards were read, and not all are seen here"
+            if recipe.sink.needs_order:
+                why = "what comes too late is out of order, and this sink would put an old row over a newer one: write order: latest"
             raise Misconfigured(
                 "order commit cannot be had", where=f"sink {recipe.name.sink}", why=why, run="dsqlcdc run CONFIG, the daemon", code="E217"
             )
@@ -241,6 +254,11 @@ class Pipeline:
             if gap is not None and not (await ask(partial(recipe.checkpoints.record_gap, gap))).acked:
                 self.counts.gaps += 1
                 log.error("%s/%s: gap %s: %s", *_names(recipe), gap.id, gap.detail)
+
+    async def _gaps(self) -> Sequence[Mapping[str, Any]]:
+        """What this sink may have lost, as an account of it says so: of others' gaps it knows nothing."""
+        found = await self._recipe.checkpoints.gaps(self._recipe.name.pipeline)
+        return [msgspec.to_builtins(gap) for gap in found if gap.sink in ("", self._recipe.name.sink)]
 
     async def _work(self, intake: Intake, stop: asyncio.Event) -> None:
         delivery = self._delivery
@@ -332,7 +350,8 @@ class Pipeline:
     async def _last_commit(self) -> None:
         """What was settled is stored whatever ended the run, but for a ledger that does not balance."""
         try:
-            async with asyncio.timeout(self._recipe.drain):
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout_at(max(loop.time() + self._recipe.drain, self._recipe.commit_until)):
                 await self._commit()
         except Imbalance:
             raise

@@ -173,7 +173,8 @@ class DeadLetterStore(Protocol):
     """Raises Unavailable when a letter could not be stored just now: then nothing is settled."""
 
     async def put(self, letter: DeadLetter) -> bool:
-        """Durable on return. False where a letter of this name (shard, sequence, code, and sink if it has one) is stored already."""
+        """Durable on return. False where a letter of this name is stored already: shard, sequence, code, and sink if it has one; of a row that
+        was put together (with images) its id in place of shard and sequence."""
         ...
 
     def letters(self) -> AsyncIterator[tuple[str, DeadLetter]]:
@@ -321,6 +322,10 @@ class Source(Protocol):
 
     def forgettable(self) -> Sequence[str]:
         """Shards of the checkpoint whose marks may go: no longer listed, and read to the end or given up as a gap. Known after start."""
+        ...
+
+    def lineage(self) -> Mapping[str, Sequence[str]]:
+        """The shards that are listed, read or not, each with its parents. Known after start."""
         ...
 
     def oldest_readable(self) -> float:

@@ -36,6 +36,8 @@ from dsqlcdc.streams.work import Work
 
 PATIENCE = 15.0
 """Seconds for one thing that does not answer."""
+_UNSEEN = ("E173", "E191")
+"""Obstacles of a plan that are no findings yet: a cluster without room, what was made for another one."""
 _MISSING = "E103"
 """What is asked for does not exist: of the reader, the Kinesis stream."""
 _ORDER = {"error": 0, "warning": 1, "info": 2}
@@ -90,7 +92,7 @@ async def _stream_side(config: Config, findings: list[Finding], now: float) -> A
     findings += check_role(desired, seen, account.boundary)
     if not seen.unknown:
         wanted = plan(desired, seen.observed)
-        if wanted.obstacle is not None and wanted.obstacle.code == "E173":  # the others are findings already
+        if wanted.obstacle is not None and wanted.obstacle.code in _UNSEEN:
             findings.append(of_fault(wanted.obstacle))
         findings[:] = with_fixes(findings, steps_of(wanted))
     return account

@@ -82,10 +82,13 @@ class Lake:
         )
 
     async def changes(self, key: str) -> Sequence[Change]:
-        """The changes in an object: none in one that voids a part. Raises Stopped for an object that is no lake's."""
+        """The changes in an object: none in one that voids a part. Raises Stopped for an object that is no lake's, or gone since it was named."""
         body = await self._objects.get(key)
+        if body is None:  # its rows are in another by now, which was not listed
+            what, why = "an object of the lake is gone", "it was compacted meanwhile"
+            raise Stopped(what, where=f"{self._where}{key}", why=why, run="dsqlcdc opensearch rebuild CONFIG, again", code="E157")
         try:
-            return [] if body is None else await asyncio.to_thread(self._read, key, body)
+            return await asyncio.to_thread(self._read, key, body)
         except (ValueError, OSError, EOFError, msgspec.MsgspecError) as error:
             what, run = "an object of the lake cannot be read", "dsqlcdc opensearch rebuild CONFIG --from trim_horizon"
             raise Stopped(what, where=f"{self._where}{key}", why=str(error), run=run, code="E157") from error

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from dsqlcdc.errors import ConfigError, Misconfigured
+from dsqlcdc.errors import ConfigError, Misconfigured, Stopped
 from dsqlcdc.hosts.lake_store import SUFFIXES, LakeStore
 
 _AHEAD = 4
@@ -28,6 +28,10 @@ _TYPES = {"version": "bigint", "late": "boolean"}
 _JSON_LINES = ", ".join(f"'{name}': '{_TYPES.get(name, 'varchar')}'" for name in COLUMNS)
 _LARGEST = 256 * 1024 * 1024
 """Bytes of a line at the most: JSON escapes multiply a row."""
+
+
+class Compacted(Stopped):
+    """An object was compacted between its listing and its reading: its rows are elsewhere by now, and the lake is to be listed again."""
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -89,8 +93,8 @@ async def ask(
 ) -> list[Version]:
     """The changes for which `where` holds, a condition over the columns with `values` for its marks; one for each id, in commit order.
 
-    `tell` hears how many objects of how many were read. Raises what the lake raises, and Misconfigured for an object that cannot be read
-    or where DuckDB is missing. Nothing is left behind, whatever ends it.
+    `tell` hears how many objects of how many were read. Raises what the lake raises, Compacted where an object is gone,
+    and Misconfigured for one that cannot be read or where DuckDB is missing. Nothing is left behind, whatever ends it.
     """
     found: dict[str, Version] = {}
     with tempfile.TemporaryDirectory(prefix="dsqlcdc-lake-") as folder:
@@ -117,8 +121,9 @@ async def _fetched(lake: LakeStore, names: Sequence[str], folder: Path) -> Async
         to = folder / f"{number:08d}{next(suffix for suffix in SUFFIXES if name.endswith(suffix))}"
         try:
             await lake.fetch(name, to)
-        except FileNotFoundError:  # compacted meanwhile: its rows are in an object that is named later, or was there before
-            to.touch()
+        except FileNotFoundError:
+            why, run = "it was named a moment ago, and compacted since", "dsqlcdc audit show CONFIG, again"
+            raise Compacted("an object of the lake is gone", where=f"{lake.where}{name}", why=why, run=run, code="E399") from None
         return to
 
     try:
@@ -151,8 +156,6 @@ def _connect(folder: Path) -> Any:
 
 
 def _select(connection: Any, path: Path, where: str, values: Sequence[Any], place: str) -> list[Version]:
-    if path.stat().st_size == 0:
-        return []
     import duckdb
 
     names = ", ".join(f'"{name}"' for name in ("id", "op", "schema", "table", "key", "row", "version", "transaction", "late"))

@@ -113,6 +113,9 @@ class KinesisSource:
         starts = self._starts
         return () if starts is None else (*starts.forget, *starts.vanished)
 
+    def lineage(self) -> Mapping[str, Sequence[str]]:
+        return {shard.id: shard.parents for shard in self._feeds.shards}
+
     def oldest_readable(self) -> float:
         return self._feeds.now() - self._feeds.description.retention
 

@@ -83,7 +83,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What is known after some looks. Times are seconds since the epoch, 0 unknown.
 
     `since`: how long the status is known to last. `healthy_at`: the last moment up to which this stream is known to have delivered
-    everything: that of the last look that saw it ACTIVE, less its lag. `broken_since`: from
+    everything: that of the last look that saw it ACTIVE (`active_at`), less its lag. `broken_since`: from
     then on changes may be held back; 0 while none are. `mended_at`: the last look that saw them let go. `unanswered`: looks in a row
     without an answer; `throttled`: those that were.
     """
@@ -93,6 +93,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason | None = None
     since: float = 0.0
     healthy_at: float = 0.0
+    active_at: float = 0.0
     broken_since: float = 0.0
     answered_at: float = 0.0
     unanswered: int = 0
@@ -164,6 +165,7 @@ def _status(known: Health, look: Look) -> tuple[Health, Sequence[Event]]:
         reason=look.reason,
         since=look.at if changed else known.since,
         healthy_at=healthy,
+        active_at=look.at if look.status == "ACTIVE" else known.active_at,
         broken_since=broken,
         reminded=known.reminded if held else 0,
         escalated=known.escalated if held and code == known.code else "",

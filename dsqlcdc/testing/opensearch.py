@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import ssl
 import zlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -413,8 +414,8 @@ def _filtered(data: Any, paths: list[list[str]]) -> Any:
 
 
 @asynccontextmanager
-async def serving(engine: FakeOpenSearch) -> AsyncGenerator[str, None]:
-    """The engine over HTTP on loopback; the URL."""
+async def serving(engine: FakeOpenSearch, tls: ssl.SSLContext | None = None) -> AsyncGenerator[str, None]:
+    """The engine over HTTP, or HTTPS, on loopback; the URL."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -427,8 +428,8 @@ async def serving(engine: FakeOpenSearch) -> AsyncGenerator[str, None]:
     app.router.add_route("*", "/{tail:.*}", answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1, auto_decompress=False)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()

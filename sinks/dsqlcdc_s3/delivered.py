@@ -60,10 +60,13 @@ async def content(objects: Objects, key: str) -> AsyncGenerator[bytes, None]:
             async for text in texts:
                 yield text
         return
+    many = key.rpartition("/")[2].startswith("compact-")  # a gzip of many members: see dsqlcdc_s3.compaction
     inflate: Any = zlib.decompressobj(31)
     async with aclosing(objects.get(key)) as chunks:
         async for chunk in chunks:
             data = chunk
+            if many and inflate.eof:
+                inflate = zlib.decompressobj(31)
             while data and not inflate.eof:
                 try:
                     text = inflate.decompress(data, _STEP)
@@ -72,6 +75,8 @@ async def content(objects: Objects, key: str) -> AsyncGenerator[bytes, None]:
                 if text:
                     yield text
                 data = inflate.unconsumed_tail
+                if many and inflate.eof and (data := inflate.unused_data):
+                    inflate = zlib.decompressobj(31)
             if inflate.unused_data or (data and inflate.eof):
                 raise _damaged(key, "there is something behind its end")
     if not inflate.eof:

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from dsqlcdc.options import Duration, Size, StrictOptions, duration, size
+from dsqlcdc.options import Duration, InputFile, Size, StrictOptions, duration, size
 
 _BUCKET = r"^(?:[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]|arn:aws[a-z-]*:s3[a-z-]*:[^\s]+)$"
 StorageClass = Literal[
@@ -28,13 +28,36 @@ class Roll(StrictOptions):
     records: int = Field(default=100_000, ge=1)
 
 
+class ObjectLock(StrictOptions):
+    """S3 Object Lock: what is written cannot be changed or deleted for so long. The bucket must have it switched on."""
+
+    mode: Literal["GOVERNANCE", "COMPLIANCE"] = Field(
+        description="COMPLIANCE binds everybody, the root user too; GOVERNANCE those without a permission"
+    )
+    days: int = Field(ge=1, le=36500, description="from the writing of each object")
+
+
+class DigestOptions(StrictOptions):
+    """The proof that the lake is whole: a digest of every period, each with the hash of the one before."""
+
+    every: Duration = duration("1h", least="1s", description="a digest each so often, empty ones too, and one at the end of a run")
+    key: str | None = Field(default=None, min_length=1, description="signs: a KMS key (ARN, id, alias/NAME), or a file with an Ed25519 key")
+    public_keys: list[InputFile] = Field(
+        default=[], description="files; `audit verify` takes these keys' signatures, those of earlier keys too"
+    )
+    bucket: str | None = Field(default=None, pattern=_BUCKET, description="where digests go; null: the lake's")
+    prefix: str | None = Field(default=None, description="in that bucket; null: as the lake's")
+    region: str | None = Field(default=None, description="of that bucket; null: the lake's")
+    role: str | None = Field(default=None, pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/.+$", description="is assumed to write digests")
+
+
 class Options(StrictOptions):
     """S3 as a lake or an audit trail: JSON Lines (gzip) or Parquet (zstd), every change once."""
 
     bucket: str = Field(pattern=_BUCKET, description="name, or access point ARN")
     prefix: str = Field(default="", description="goes before data/ and manifests/ as it stands, so end it with a slash; one sink each")
     roll: Roll = Roll()
-    gzip: int = Field(default=6, ge=1, le=9, description="compression level of JSON Lines")
+    gzip: int = Field(default=1, ge=1, le=9, description="compression level of JSON Lines; 1 costs a tenth of the time of 6")
     format: Literal["jsonl", "parquet"] = Field(default="jsonl", description="of the objects")
     zstd: int = Field(default=3, ge=1, le=19, description="compression level of Parquet")
     typed: bool = Field(
@@ -47,6 +70,8 @@ class Options(StrictOptions):
     kms_key_id: str | None = Field(default=None, min_length=1, description="with sse aws:kms or aws:kms:dsse")
     bucket_key: bool | None = Field(default=None, description="S3 Bucket Key, with sse aws:kms; null: as the bucket says")
     expected_bucket_owner: str | None = Field(default=None, pattern=r"^\d{12}$", description="account id; another's bucket is refused")
+    object_lock: ObjectLock | None = Field(default=None, description="null: as the bucket says")
+    digest: DigestOptions | None = Field(default=DigestOptions(), description="null: no digests are written")
     region: str | None = Field(default=None, description="of the bucket; null: as in the aws block")
     endpoint_url: str | None = Field(default=None, description="a store that speaks S3; null: as in the aws block")
 

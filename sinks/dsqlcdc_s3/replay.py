@@ -192,7 +192,7 @@ class Replayer:
             found = msgspec.json.decode(body, type=Manifest)
         except Missing:
             raise Unavailable("cannot read the manifest of a replay", where=where, why="it was there a moment ago") from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise _damaged(where, error) from error
         if (found.pipeline, found.sink) != (self._owner.pipeline, self._owner.sink):
             raise Misconfigured(
@@ -283,7 +283,7 @@ class Replayer:
         return Setback(index, Verdict.DUPLICATE)
 
 
-def _damaged(where: str, error: msgspec.DecodeError) -> Misconfigured:
+def _damaged(where: str, error: Exception) -> Misconfigured:
     return Misconfigured(
         "cannot read the manifest of a replay",
         where=where,

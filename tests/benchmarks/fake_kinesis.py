@@ -1,4 +1,4 @@
-"""A fast Kinesis in a process of its own: every reply is rendered before the first call, so that what is measured is the reader.
+"""A fast Kinesis in a process of its own: every record is rendered before the first call, so that what is measured is the reader.
 
     python fake_kinesis.py --shards 4 --records 400000 --page 10000 [--row-bytes 0] [--latency 0.005] [--stall-s3 0]
 
@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import base64
 import json
+from itertools import accumulate
 from typing import Any
 
 from aiohttp import web
@@ -38,32 +39,38 @@ def record(n: int, row_bytes: int = 0) -> bytes:
     return f'{{"type":"full","op":"{"cu"[n % 3 == 0]}","before":null,"after":{row},{source}'.encode()
 
 
+def entry(sequence: str, arrived: float, data: bytes, number: int) -> bytes:
+    """One record as GetRecords answers it."""
+    return b'{"SequenceNumber":"%b","ApproximateArrivalTimestamp":%.3f,"Data":"%b","PartitionKey":"%032x"}' % (
+        sequence.encode(),
+        arrived,
+        base64.b64encode(data),
+        number,
+    )
+
+
 def render(records: list[tuple[str, float, bytes]], following: str, behind: int) -> bytes:
     """The body of one GetRecords reply."""
-    parts = [
-        b'{"SequenceNumber":"%b","ApproximateArrivalTimestamp":%.3f,"Data":"%b","PartitionKey":"%032x"}'
-        % (sequence.encode(), arrived, base64.b64encode(data), number)
-        for number, (sequence, arrived, data) in enumerate(records)
-    ]
-    return b'{"Records":[' + b",".join(parts) + b'],"NextShardIterator":"%b","MillisBehindLatest":%d}' % (following.encode(), behind)
+    return _reply(b",".join([entry(*found, number) for number, found in enumerate(records)]), following, behind)
+
+
+def _reply(entries: bytes, following: str, behind: int) -> bytes:
+    return b'{"Records":[%b],"NextShardIterator":"%b","MillisBehindLatest":%d}' % (entries, following.encode(), behind)
 
 
 class Server:
     def __init__(self, shards: int, records: int, page: int, row_bytes: int, latency: float) -> None:
-        self.count, self.latency = shards, latency
-        self.pages: dict[str, bytes] = {}
-        self.starts: dict[str, int] = {}
-        self.total: list[int] = []
-        self.page = page
+        self.count, self.latency, self.page = shards, latency, page
+        self.blobs: list[bytes] = []
+        self.ends: list[list[int]] = []
         for shard in range(shards):
-            mine = range(shard, records, shards)
-            self.total.append(len(mine))
-            for at in range(0, len(mine), page):
-                rows = [
-                    (self.sequence(shard, at + i), T0 / 1e9 + n / 1000, record(n, row_bytes)) for i, n in enumerate(mine[at : at + page])
-                ]
-                left = max(0, len(mine) - at - page)
-                self.pages[f"{shard}:{at}"] = render(rows, f"{shard}:{min(at + page, len(mine))}", left)
+            entries = [
+                entry(self.sequence(shard, i), T0 / 1e9 + n / 1000, record(n, row_bytes), i)
+                for i, n in enumerate(range(shard, records, shards))
+            ]
+            self.blobs.append(b",".join(entries))
+            self.ends.append(list(accumulate((len(one) + 1 for one in entries), initial=0)))
+        self.total = [len(ends) - 1 for ends in self.ends]
 
     @staticmethod
     def sequence(shard: int, index: int) -> str:
@@ -82,22 +89,15 @@ class Server:
         asked = json.loads(await request.read() or b"{}")
         if operation == "GetRecords":
             await asyncio.sleep(self.latency)
-            iterator = asked["ShardIterator"]
-            shard, _, at = iterator.partition(":")
-            body = self.pages.get(iterator)
-            if body is None:
-                body = self.between(int(shard), int(at), iterator)
+            shard, _, at = asked["ShardIterator"].partition(":")
+            body = self.answered(int(shard), int(at), min(self.page, asked.get("Limit", 10_000)))
             return web.Response(body=body, content_type="application/x-amz-json-1.1")
         return web.json_response(self.answer(operation, asked), content_type="application/x-amz-json-1.1")
 
-    def between(self, shard: int, at: int, iterator: str) -> bytes:
-        """A reply that begins inside a page, or at the tip."""
-        if at >= self.total[shard]:
-            return b'{"Records":[],"NextShardIterator":"%b","MillisBehindLatest":0}' % iterator.encode()
-        first = at - at % self.page
-        whole = json.loads(self.pages[f"{shard}:{first}"])
-        whole["Records"] = whole["Records"][at - first :]
-        return json.dumps(whole).encode()
+    def answered(self, shard: int, at: int, limit: int) -> bytes:
+        ends, after = self.ends[shard], min(at + limit, self.total[shard])
+        entries = self.blobs[shard][ends[at] : ends[after] - 1] if after > at else b""
+        return _reply(entries, f"{shard}:{after}", self.total[shard] - after)
 
     def answer(self, operation: str, asked: dict[str, Any]) -> dict[str, Any]:
         if operation == "ListShards":

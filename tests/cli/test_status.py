@@ -116,7 +116,17 @@ def test_a_sink_that_left_the_config_and_a_stream_made_anew_are_shown(project: P
     project.commit({"a": after("2", ago(5))}, stream="orders-cdc@1800000000")
     answer = project.run("status", "CONFIG")
     assert "old (not in the config)" in answer.out
-    assert answer.err == "lake has checkpoints of 2 streams: a stream re-created under its name starts anew.\n"
+    [lake] = [line for line in squeezed(answer.out).splitlines() if line.startswith("lake ")]
+    assert lake.startswith("lake a 2 "), "of the stream that lives, and not of the one that was deleted"
+    assert answer.err.startswith(f"lake has checkpoints of other streams too ({STREAM}): ")
+    told = project.run("status", "CONFIG", "--json").json["sinks"]["lake"]
+    assert ([one["stream"] for one in told["streams"]], told["earlier"]) == (["orders-cdc@1800000000"], [STREAM])
+
+
+def test_a_stream_of_another_name_is_not_the_one_that_is_read_now(project: Project) -> None:
+    project.commit({"a": after("1", ago(5))}, stream="another@1800000000")
+    told = project.run("status", "CONFIG", "--json").json["sinks"]["lake"]
+    assert (told["streams"], told["earlier"]) == ([], ["another@1800000000"])
 
 
 def test_what_a_running_process_says_is_added(project: Project) -> None:

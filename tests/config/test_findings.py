@@ -44,6 +44,8 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
         HOOK + "claim_check: {bucket: abc, expires: 400h}}\n",
         [("E013", 5, 41, "at most 168h. Write expires: 168h")],
     ),
+    ("a short token", BASE + "http: {listen: '127.0.0.1:1', token: hunter2}\n", [("E013", 4, 38, "at least 16 characters")]),
+    ("a host with a port", BASE + "http: {listen: '127.0.0.1:1', hosts: ['a.b:80']}\n", [("E013", 4, 39, "without a port")]),
     (
         "a hasty takeover",
         BASE + "state: {type: dynamodb, table: cdc, takeover: 10ms}\nfragments: {type: memory}\n",

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsqlcdc.contract import Change, Op, Table
-from dsqlcdc.core.lag import BOUNDS, LEGS, Lag
+from dsqlcdc.core.lag import BOUNDS, LEGS, RECENT, Lag
+from dsqlcdc.core.records import Page, Record
 
 NOW, LOOP = 1_800_000_000.0, 500.0
 TABLE = Table("c", "public", "orders", ("id",))
@@ -95,3 +96,19 @@ def test_a_batch_costs_the_same_for_one_change_and_for_ten_thousand() -> None:
     world = World()
     world.read(Counted([change()] * 10_000))
     assert len(looked) == 2
+
+
+def page(shard: str, *items: object) -> Page:
+    return Page(shard, [Record(str(n), b"", getattr(item, "arrived", NOW), item) for n, item in enumerate(items)])
+
+
+def test_what_came_just_now_tells_how_late_the_service_is_and_what_is_older_does_not() -> None:
+    world = World()
+    assert world.lag.late() is None
+    world.lag.came(page("one", change(NOW - 1.0, NOW - 700.0)))
+    world.lag.came(page("two", change(NOW - 1.0, NOW + 5.0)))  # clocks differ
+    world.lag.came(page("three", change(NOW - RECENT - 1.0, NOW - 9000.0)))
+    world.lag.came(page("four", object()))  # a part of an oversized row has no time of its own
+    assert world.lag.late() == 699.0
+    world.passes(RECENT)
+    assert world.lag.late() is None

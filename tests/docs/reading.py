@@ -139,7 +139,12 @@ def waits_for(service: str, waiter: str) -> str:
 def action(service: str, operation: str) -> str:
     """The IAM action of an operation. S3 names some of its actions otherwise; a transaction of puts takes what each put takes."""
     other = {
-        "s3": {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject", "HeadBucket": "ListBucket"},
+        "s3": {
+            "ListObjectsV2": "ListBucket",
+            "HeadObject": "GetObject",
+            "HeadBucket": "ListBucket",
+            "GetObjectLockConfiguration": "GetBucketObjectLockConfiguration",
+        },
         "dynamodb": {"TransactWriteItems": "PutItem"},
     }
     return f"{service}:{other.get(service, {}).get(operation, operation)}"

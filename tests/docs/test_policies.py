@@ -30,6 +30,9 @@ DOCTOR = ("dsqlcdc/doctor/reading.py", "dsqlcdc/doctor/place.py")
 """What it calls beside what the stream manager and the consumer call."""
 INIT = ("dsqlcdc/hosts/inventory.py",)
 """What `init --ask-aws` lists."""
+LAKE = ("dsqlcdc/hosts/lake_store.py",)
+COMPACT = ("sinks/dsqlcdc_s3/compact.py",)
+"""What `audit compact` calls beside what the consumer calls."""
 LAMBDA = {
     "dsqlcdc/hosts/lambda_config.py": ("s3", "ssm"),
     "dsqlcdc/hosts/lambda_destination.py": ("s3",),
@@ -117,6 +120,18 @@ def test_the_doctor_may_do_what_it_calls_beside_and_nothing_more() -> None:
     assert actions(policy("doctor.json")) == called - WITHOUT_PERMISSION
 
 
+def test_who_reads_the_lake_may_do_what_it_calls_and_nothing_more() -> None:
+    called = {name for path in LAKE for name in operations(path, "s3")}
+    assert called == {"s3:GetObject", "s3:ListBucket"}
+    assert actions(policy("lake-read.json")) == called
+
+
+def test_compaction_may_do_what_it_calls_beside_and_nothing_more() -> None:
+    called = {name for path in COMPACT for name in operations(path, "s3")}
+    assert "s3:DeleteObject" in called
+    assert actions(policy("lake-compact.json")) == called
+
+
 def test_init_may_list_what_it_lists_and_nothing_more() -> None:
     called = {name for path in INIT for name in operations(path)}
     assert called == {"kinesis:ListStreams", "dsql:ListClusters"}
@@ -131,7 +146,7 @@ def test_a_function_may_do_what_it_and_its_trigger_call_and_nothing_more() -> No
 
 def test_no_other_module_calls_aws() -> None:
     """A new one must be given a policy: it fails here first."""
-    known = {*CONSUMER, *STATE, *CLAIMS, *MANAGER, *DOCTOR, *INIT, *LAMBDA}
+    known = {*CONSUMER, *STATE, *CLAIMS, *MANAGER, *DOCTOR, *INIT, *LAMBDA, *LAKE, *COMPACT}
     found = {path for path in modules() if any(_is_operation(*call) for call in calls((ROOT / path).read_text(encoding="utf-8")))}
     assert found == known
 

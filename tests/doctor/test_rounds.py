@@ -144,6 +144,17 @@ def test_a_cluster_that_is_not_there_is_an_error_and_the_rest_is_looked_at(shop:
     assert "E400" in shop.findings("error")
 
 
+def test_a_config_of_another_cluster_is_told_whose_role_and_kinesis_stream_it_names_and_fix_leaves_them(shop: Shop) -> None:
+    theirs = shop.cluster
+    shop.cluster = shop.ask("dsql", lambda dsql: dsql.create_cluster(deletionProtectionEnabled=False))["identifier"]
+    shop.aws.advance(5)
+    shop.write()
+    found = shop.findings("error")
+    assert found.keys() == {"E191", "E402", "E414"}
+    assert theirs in found["E191"]["why"]
+    assert not any(one["fixable"] for one in found.values())
+
+
 def test_a_sleeping_cluster_with_its_stream_is_a_warning_without_it_an_error(shop: Shop) -> None:
     shop.aws.cdc(shop.cluster, status="IDLE")
     assert shop.findings()["E401"]["severity"] == "warning"

@@ -7,9 +7,10 @@ import json
 import logging
 import threading
 import time
-from typing import Any
 
 import pytest
+from aws_lambda_powertools.utilities.data_classes import KinesisStreamEvent
+from aws_lambda_powertools.utilities.parser.models import KinesisDataStreamModel
 
 from dsqlcdc.errors import Misconfigured
 from dsqlcdc.hosts import emf
@@ -129,6 +130,33 @@ def test_metrics_are_lines_in_the_embedded_format(world: LambdaWorld) -> None:
     )
 
 
+def test_the_log_is_json_with_what_came_of_the_batch_or_text_by_option(world: LambdaWorld, capfd: pytest.CaptureFixture[str]) -> None:
+    hook_secret = "whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
+    hook = {
+        "type": "webhook",
+        "url": "https://127.0.0.1:9/",
+        "secrets": [hook_secret],
+        "allow_private": ["127.0.0.0/8"],
+        "tables": ["no.*"],
+    }
+    world.configure(sinks={"lake": {"type": "s3", "bucket": BUCKET, "prefix": "cdc/"}, "hook": hook})
+    for form, first in (("json", 1), ("text", 10)):
+        environ = {**world.environ, "DSQLCDC_LOG": form, "DSQLCDC_LOG_LEVEL": "debug", "AWS_LAMBDA_FUNCTION_NAME": "orders"}
+        function = Function(environ)
+        try:
+            assert function.handle(event(insert(first), b"bad", first=first), Context()) == NOTHING
+        finally:
+            function.close()
+        lines = capfd.readouterr().err.splitlines()
+        assert not any(hook_secret in line for line in lines)
+        if form == "json":
+            told = {line["sink"]: line for line in map(json.loads, lines) if "settled" in line}
+            assert told["lake"]["settled"] == {"delivered": 1, "dead": 1}
+            assert (told["lake"]["read"], told["lake"]["open"], told["hook"]["read"]) == (2, 0, 2)
+        else:
+            assert len([line for line in lines if "lake: read 2, settled" in line]) == 1, "each line once"
+
+
 def test_the_sweeper_finishes_rows_and_gives_up_those_that_stay_incomplete(
     world: LambdaWorld, function: Function, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -159,24 +187,8 @@ def test_the_sweeper_finishes_rows_and_gives_up_those_that_stay_incomplete(
 
 
 def test_the_shapes_of_powertools_are_taken(world: LambdaWorld, function: Function) -> None:
-    class DataClass(dict[str, Any]):
-        """As Powertools' KinesisStreamEvent: the event behind `raw_event`."""
-
-        @property
-        def raw_event(self) -> dict[str, Any]:
-            return dict(self)
-
-    class Model:
-        """As its parser's KinesisDataStreamModel: dumped by alias, data decoded."""
-
-        def model_dump(self, *, by_alias: bool) -> dict[str, Any]:
-            assert by_alias
-            plain = event(insert(2), first=2)
-            plain["Records"][0]["kinesis"]["data"] = insert(2)
-            return plain
-
-    assert function.handle(DataClass(event(insert(1))), Context()) == NOTHING
-    assert function.handle(Model(), Context()) == NOTHING
+    assert function.handle(KinesisStreamEvent(event(insert(1))), Context()) == NOTHING
+    assert function.handle(KinesisDataStreamModel.model_validate(event(insert(2), first=2)), Context()) == NOTHING
     fanout = json.loads(json.dumps(event(insert(3), first=3)).replace(ARN, f"{ARN}/consumer/mine:1700000000"))
     assert function.handle(fanout, Context()) == NOTHING
     assert sorted(line["row"]["id"] for line in world.lines()) == [1, 2, 3]

@@ -184,7 +184,7 @@ async def test_the_targets_key_must_be_enabled_and_the_role_may_use_it_through_k
     await world.call.kms.disable_key(KeyId=key["KeyId"])
     sent = await world.commit()
     assert await world.status() == ("IMPAIRED", "KINESIS_KMS_ACCESS_DENIED")
-    await world.call.kms.enable_key(KeyId=key["KeyId"])
+    await world.call.kms.enable_key(KeyId=key["Arn"])  # as the remedy says it
     assert await world.status() == ("ACTIVE", "")
     assert world.arrived == sent
     closed = {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:user/admin"}, "Action": "kms:*", "Resource": "*"}

@@ -219,6 +219,14 @@ def test_where_not_all_shards_are_seen_it_is_refused() -> None:
         play(Bench(stream, order="commit", spill=FileSpill()).run(RecordingSink(), source=source).run(asyncio.Event()))
 
 
+def test_a_sink_that_applies_blindly_is_refused() -> None:
+    class Blind(RecordingSink):
+        needs_order = True
+
+    with pytest.raises(Misconfigured, match="over a newer one"):
+        play(Bench(MemoryStream(now=START), order="commit", spill=FileSpill()).run(Blind()).run(asyncio.Event()))
+
+
 def test_a_commit_far_ahead_of_its_arrival_does_not_hold_things_up_for_ever() -> None:
     stream = MemoryStream(now=START)
     (shard,) = stream.shards

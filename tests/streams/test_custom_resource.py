@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -41,6 +41,10 @@ class Stack:
         self.content_types: list[str | None] = []
         self.broken = 0
         self.requests = 0
+        self.called: list[tuple[str, str]] = []
+        self._call = asyncio.Event()
+        self._answers = aws.dsql.call
+        aws.dsql.call = self._hear_call  # type: ignore[method-assign]
         self.properties: dict[str, Any] = {
             "ServiceToken": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:stream",
             "ClusterIdentifier": cluster,
@@ -86,11 +90,23 @@ class Stack:
     def live(self) -> list[Any]:
         return [one for one in self.aws.dsql.cluster(self.cluster).live_streams() if one.status != "DELETING"]
 
+    def _hear_call(self, method: str, path: str, query: Any, body: bytes) -> dict[str, Any]:
+        try:
+            return self._answers(method, path, query, body)
+        finally:
+            self.called.append((method, path))
+            self._call.set()
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        """Until a call of DSQL has made it so: the handler, in a thread of its own, is what calls."""
+        async with asyncio.timeout(60):
+            while not done():
+                self._call.clear()
+                await self._call.wait()
+
     async def appears(self, number: int = 1) -> Any:
-        """The newest, once there are so many: the handler runs in a thread of its own."""
-        async with asyncio.timeout(20):
-            while len(self.live()) < number:  # noqa: ASYNC110 (another thread's doing sets no event)
-                await asyncio.sleep(0.01)
+        """The newest, once there are so many."""
+        await self.until(lambda: len(self.live()) >= number)
         return self.live()[-1]
 
 
@@ -250,11 +266,8 @@ async def test_delete_waits_for_what_is_being_made(stack: Stack, monkeypatch: py
     (stream,) = stack.live()
     assert stream.status == "CREATING"
     stack.aws.dsql.delay = 0.01
-    stack.aws.faults.add(Fault(kind="slow", service="dsql", operation="DeleteStream", seconds=0.0, times=99))
     deleting = asyncio.create_task(stack.send(stack.event("Delete", physical=told["PhysicalResourceId"])))
-    async with asyncio.timeout(20):
-        while stack.aws.faults.hits < 2:  # noqa: ASYNC110 (asked and refused, by another thread)
-            await asyncio.sleep(0.01)
+    await stack.until(lambda: sum(method == "DELETE" for method, _ in stack.called) >= 2)  # asked and refused
     assert not deleting.done()
     stream.activate()
     assert (await deleting)["Status"] == "SUCCESS"

@@ -199,7 +199,7 @@ def test_a_lag_that_nobody_knows_is_not_one_that_is_over() -> None:
 
 def test_what_an_active_stream_still_owes_is_before_the_moment_it_was_well() -> None:
     health, _ = tell([look("ACTIVE", NOW, lag=1000.0)])
-    assert health.healthy_at == NOW - 1000.0
+    assert (health.healthy_at, health.active_at) == (NOW - 1000.0, NOW)
 
 
 def test_what_has_waited_longest_counts_the_week() -> None:

@@ -139,7 +139,7 @@ def make_sink(objects: Objects, options: Mapping[str, Any] | None = None, *, kin
     async def opened() -> AsyncIterator[Objects]:
         yield objects
 
-    made = kind.Options.model_validate({"bucket": "lake", "prefix": "cdc/", "gzip": 1, **(options or {})})
+    made = kind.Options.model_validate({"bucket": "lake", "prefix": "cdc/", "gzip": 1, "digest": None, **(options or {})})
     more.setdefault("clock", lambda: float(NOON))
     return kind(made, more.pop("context", context()), objects=opened, **more)
 

@@ -25,10 +25,11 @@ from .lake import NOON, Bucket, FakeObjects, change, make_sink, resume, step
 
 @dataclass(frozen=True)
 class Habits:
-    """How the driver behaves. The defaults are right; each other value is a known mistake."""
+    """How the driver behaves. The defaults are right; each other value is a known mistake. `seals`: it ends periods, and the last run."""
 
     duplicates_share_fate: bool = True
     remembers: bool = True
+    seals: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,11 @@ class Life:
         self.fenced = False
         self.objects = FakeObjects(world.bucket, before=self._fault, after=self._fault, pause=step)
         world.lives += 1
-        self.sink = make_sink(world.wrap(self.objects), {"parallel": 1, **world.options}, kind=world.kind, writer=f"w{world.lives}")
+        options = {"parallel": 1, "digest": {} if world.habits.seals else None, **world.options}
+        self.sink = make_sink(world.wrap(self.objects), options, kind=world.kind, writer=f"w{world.lives}", ticking=False)
         self.read = [0 for _ in world.shards]
+        self.started = state.frontier
+        self.delivered = [0 for _ in world.shards]
         self.settled: list[set[int]] = [set() for _ in world.shards]
         self.joined: dict[bytes, list[tuple[int, int]]] = {}
         self.pending: list[tuple[Change, tuple[int, int]]] = []
@@ -104,10 +108,15 @@ class Life:
             raise Unavailable("cannot put", where=key, why="no answer")
 
     def progress(self) -> list[Progress]:
-        return [
-            Progress(f"s{n}", "", str(at or ""), at, {}, at - len(done), frontier=str(_frontier(done) or ""))
-            for n, (at, done) in enumerate(zip(self.read, self.settled, strict=True))
-        ]
+        return [self._progress(n) for n in range(len(self.read))]
+
+    def _progress(self, n: int) -> Progress:
+        at, start, done = self.read[n], self.started[n], len(self.settled[n])
+        delivered, frontier = self.delivered[n], str(_frontier(self.settled[n]) or "")
+        counts = {"delivered": delivered, "duplicate": done - start - delivered}
+        begun, end, first = str(start or "trim_horizon"), str(at) if at > start else "", str(start + 1) if at > start else ""
+        settled = {outcome: count for outcome, count in counts.items() if count}
+        return Progress(f"s{n}", begun, end, at - start, settled, at - done, frontier=frontier, arrived=1.0, first=first)
 
     async def run(self) -> None:
         """Read, write, settle and commit until nothing is left."""
@@ -130,9 +139,21 @@ class Life:
             while await self._read_some():
                 if chance.random() < 0.5 and self.pending:
                     await self._write()
+                if world.habits.seals and chance.random() < 0.2:
+                    await self._seal()
             while self.pending:
                 await self._write()
             await self._commit()
+            if world.habits.seals:
+                await self._seal(closing=True)
+
+    async def _seal(self, *, closing: bool = False) -> None:
+        while True:
+            try:
+                assert await self.sink.seal(closing=closing)
+                return
+            except Unavailable:
+                await step()
 
     async def _read_some(self) -> bool:
         open_shards = [n for n, shard in enumerate(self.world.shards) if self.read[n] < len(shard)]
@@ -182,7 +203,8 @@ class Life:
         return batch
 
     def _done(self, batch: list[tuple[Change, tuple[int, int]]]) -> None:
-        for copy, _ in batch:
+        for copy, (shard, _) in batch:
+            self.delivered[shard] += 1
             for debt in self.joined.pop(copy.id):
                 self._settle(debt)
             self.memory.add(copy.id)
@@ -192,7 +214,8 @@ class Life:
 
     async def _commit(self, word: bytes | None = None) -> None:
         frontier = tuple(map(_frontier, self.settled))
-        self.state = State(frontier, frozenset(self.memory), self.sink.word() if word is None else word)
+        said = self.sink.account(self.sink.word() if word is None else word)
+        self.state = State(frontier, frozenset(self.memory), said)
         await step()
         if not self.fenced:  # a zombie's commits go nowhere: the store is another runner's now
             self.world.history.append(self.state)
