@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dsqlcdc.cli.output import counted, emit_json, say
+from dsqlcdc.cli.output import counted, emit_json, json_text, say
 from dsqlcdc.cli.shape import AsJson, ConfigFile, application
 
 if TYPE_CHECKING:
@@ -38,10 +38,12 @@ def run(
     reached within --deadline; 3 an unacknowledged gap; 4 dead letters were written by this --once; 0.
     """
     import asyncio
+    import logging
 
-    from dsqlcdc.config import load
+    from dsqlcdc import __version__
+    from dsqlcdc.config import load, show
     from dsqlcdc.config.show import secrets_of
-    from dsqlcdc.hosts import daemon, logs
+    from dsqlcdc.hosts import daemon, logs, process
     from dsqlcdc.traces import tracing
 
     patience = _seconds(deadline, 300.0 if once else None)
@@ -52,7 +54,9 @@ def run(
         secrets=[*(secret for sink in loaded.sinks.values() for secret in secrets_of(sink.options)), *filter(None, [http_token(loaded)])],
         config=str(config),
     )
+    logging.getLogger("dsqlcdc.run").info("dsqlcdc %s runs %s: %s", __version__, config, json_text(show(loaded)))
     watchers = watchers_of(loaded, once, plain or log == "json" or as_json)
+    process.settle_in()
     try:
         with tracing(loaded.pipeline) as wrap:
             result = asyncio.run(daemon.run(loaded, once=once, deadline=patience, watchers=watchers, wrap=wrap))

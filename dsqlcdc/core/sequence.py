@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from dsqlcdc.contract import Change, Outcome
 from dsqlcdc.core.ledger import Ledger
@@ -47,41 +47,39 @@ class Sequencer(Protocol):
     def __len__(self) -> int: ...
 
 
-class _Generation:
+E = TypeVar("E", bound=Collection[bytes])
+
+
+class _Generation(Generic[E]):
     """Entries of about one lateness of arrival time, dropped as one: eviction costs nothing per entry."""
 
     __slots__ = ("began", "entries", "newest")
 
-    def __init__(self, began: float) -> None:
-        self.began, self.newest = began, began
-        self.entries: dict[bytes, int] = {}
+    def __init__(self, began: float, entries: E) -> None:
+        self.began, self.newest, self.entries = began, began, entries
 
 
-class _Memory:
-    """Entries by 16-byte id with an int each, in generations of `span` seconds of arrival time."""
+class _Memory(Generic[E]):
+    """Entries by 16-byte id, in generations of `span` seconds of arrival time."""
 
-    def __init__(self, span: float) -> None:
-        self._span = span
-        self.generations = [_Generation(0.0)]
+    def __init__(self, span: float, make: Callable[[], E]) -> None:
+        self._span, self._make = span, make
+        self.generations: list[_Generation[E]] = [_Generation(0.0, make())]
 
-    def young(self, arrived: float) -> dict[bytes, int]:
+    def young(self, arrived: float) -> E:
         """Where to put entries of records that arrived at `arrived`."""
         current = self.generations[-1]
         if arrived > current.newest:
             if not current.entries:
                 current.began = arrived
             elif arrived - current.began > self._span:
-                current = _Generation(arrived)
+                current = _Generation(arrived, self._make())
                 self.generations.append(current)
             current.newest = arrived
         return current.entries
 
-    def get(self, id: bytes) -> int | None:
-        for generation in self.generations:
-            value = generation.entries.get(id)
-            if value is not None:
-                return value
-        return None
+    def __contains__(self, id: bytes) -> bool:
+        return any(id in generation.entries for generation in self.generations)
 
     def forget(self, horizon: float) -> None:
         if self.generations[0].newest < horizon and len(self.generations) > 1:
@@ -89,10 +87,6 @@ class _Memory:
 
     def __len__(self) -> int:
         return sum(len(g.entries) for g in self.generations)
-
-
-_SETTLED = -1
-_KNOWN = -2  # the sink says that it is in; no commit has said so yet
 
 
 class Unique:
@@ -105,62 +99,62 @@ class Unique:
 
     def __init__(self, ledger: Ledger, lateness: float) -> None:
         self._ledger = ledger
-        self._memory = _Memory(max(lateness, 1.0))
+        self._memory: _Memory[set[bytes]] = _Memory(max(lateness, 1.0), set[bytes])
+        self._known: set[bytes] = set()  # the sink says that it is in; no commit has said so yet
         self._fresh: list[bytes] = []
         self._newest = 0.0
-        self._pages: dict[int, tuple[Sequence[bytes], Sequence[int]]] = {}
-        self._page = 0
+        self._pages: list[tuple[Sequence[bytes], Sequence[int]]] = []
+        self._originals: dict[bytes, int] | None = None
 
     def admit(self, changes: Sequence[Change], debts: Sequence[int]) -> tuple[Sequence[Change], Sequence[int]]:
         if not changes:
             return [], []
-        self._page += 1
-        page = self._page  # one int object a page: remembering it costs nothing per id
         young = self._memory.young(changes[-1].arrived)
         older = [g.entries for g in self._memory.generations if g.entries is not young]
         ids = [change.id for change in changes]
-        fresh = dict.fromkeys(ids, page)
-        if len(fresh) == len(ids) and all(entries.keys().isdisjoint(ids) for entries in (young, *older)):
-            young.update(fresh)  # none has been met: nearly always so, and by far cheaper than one at a time
-            self._pages[page] = (ids, debts)
-            return changes, debts
-        return self._sift(changes, debts, page, young, older)
+        if all(entries.isdisjoint(ids) for entries in (young, *older)):
+            before = len(young)
+            young.update(ids)  # none has been met: nearly always so, and by far cheaper than one at a time
+            if len(young) - before == len(ids):
+                self._pages.append((ids, debts))
+                if self._originals is not None:
+                    self._originals.update(zip(ids, debts, strict=True))
+                return changes, debts
+            young.difference_update(ids)
+        return self._sift(changes, debts, young, older)
 
     def _sift(
-        self, changes: Sequence[Change], debts: Sequence[int], page: int, young: dict[bytes, int], older: Sequence[dict[bytes, int]]
+        self, changes: Sequence[Change], debts: Sequence[int], young: set[bytes], older: Sequence[set[bytes]]
     ) -> tuple[Sequence[Change], Sequence[int]]:
         """Admit one by one."""
         going: list[Change] = []
         owed: list[int] = []
         ids: list[bytes] = []
-        self._pages[page] = (ids, owed)
+        self._pages.append((ids, owed))
+        originals = self._originals = self._originals if self._originals is not None else self._index()
         for change, debt in zip(changes, debts, strict=True):
             id = change.id
-            if id in young:
-                self._again(change, young[id], debt)
+            if id in young or any(id in entries for entries in older):
+                self._again(change, originals.get(id), debt)
                 continue
-            for entries in older:
-                if id in entries:
-                    self._again(change, entries[id], debt)
-                    break
-            else:
-                young[id] = page
-                going.append(change)
-                owed.append(debt)
-                ids.append(id)
+            young.add(id)
+            originals[id] = debt
+            going.append(change)
+            owed.append(debt)
+            ids.append(id)
         return going, owed
 
-    def _again(self, change: Change, page: int, debt: int) -> None:
+    def _index(self) -> dict[bytes, int]:
+        """Debts by id of what may still be open: made only while duplicates come, and anew after each commit."""
+        return {id: debt for ids, debts in self._pages for id, debt in zip(ids, debts, strict=True)}
+
+    def _again(self, change: Change, original: int | None, debt: int) -> None:
         """The id has been met: join its original while that is open, else it is in."""
-        ids, debts = self._pages.get(page, ((), ()))
-        for n, known in enumerate(ids):
-            if known == change.id:
-                if self._ledger.is_open(debts[n]):
-                    self._ledger.join(debts[n], debt, Outcome.DUPLICATE)
-                    return
-                break
+        if original is not None and self._ledger.is_open(original):
+            self._ledger.join(original, debt, Outcome.DUPLICATE)
+            return
         self._ledger.settle((debt,), Outcome.DUPLICATE)
-        if page == _KNOWN:  # the sink need not say so again once the frontier has passed this record
+        if change.id in self._known:  # the sink need not say so again once the frontier has passed this record
             self.settled((change,))
 
     def settled(self, changes: Sequence[Change]) -> None:
@@ -170,15 +164,17 @@ class Unique:
 
     def remember(self, changes: Iterable[Change]) -> None:
         for change in changes:
-            self._memory.young(change.arrived).setdefault(change.id, _SETTLED)
+            self._memory.young(change.arrived).add(change.id)
 
     def remember_id(self, id: bytes, arrived: float) -> None:
         """A change that the sink itself says is in."""
-        if self._memory.get(id) is None:
-            self._memory.young(arrived)[id] = _KNOWN
+        if id not in self._memory:
+            self._memory.young(arrived).add(id)
+            self._known.add(id)
 
     def take_memory(self) -> Memory | None:
-        self._pages = {page: entry for page, entry in self._pages.items() if entry[1] and self._ledger.page_open(entry[1][0])}
+        self._pages = [page for page in self._pages if page[1] and self._ledger.page_open(page[1][0])]
+        self._originals = None
         if not self._fresh:
             return None
         memory = Memory(self.kind, self._newest, b"".join(self._fresh))
@@ -187,10 +183,12 @@ class Unique:
 
     def load(self, memory: Memory) -> None:
         blob, entries = memory.blob, self._memory.young(memory.newest)
-        entries.update(dict.fromkeys([blob[n : n + _ID] for n in range(0, len(blob), _ID)], _SETTLED))
+        entries.update([blob[n : n + _ID] for n in range(0, len(blob), _ID)])
 
     def forget(self, horizon: float) -> None:
         self._memory.forget(horizon)
+        if self._known:
+            self._known = {id for id in self._known if id in self._memory}
 
     def __len__(self) -> int:
         return len(self._memory)
@@ -208,7 +206,7 @@ class Latest:
 
     def __init__(self, ledger: Ledger, lateness: float, *, blind: bool = False) -> None:
         self._ledger, self._blind = ledger, blind
-        self._memory = _Memory(max(lateness, 1.0))
+        self._memory: _Memory[dict[bytes, int]] = _Memory(max(lateness, 1.0), dict[bytes, int])
         self._fresh: dict[bytes, int] = {}
         self._newest = 0.0
         self._open: dict[bytes, int] = {}

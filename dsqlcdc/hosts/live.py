@@ -12,6 +12,7 @@ import msgspec
 import orjson
 
 from dsqlcdc import __version__
+from dsqlcdc.core.lag import Spread
 from dsqlcdc.core.ports import Gap
 from dsqlcdc.core.telemetry import Kept, ShardStatus, Status
 from dsqlcdc.errors import Fault
@@ -33,6 +34,8 @@ SHOWN = 60
 DRAWN = 16
 """Shards of a sink whose last minutes are told."""
 GAPS = 20
+READ_AGAIN = 5.0
+"""Seconds within which a shard that is read is read again, whatever the pauses."""
 CODES = 10
 CLASSES = (1.0, 10.0, 60.0)
 """Seconds behind from which on a shard is drawn as later."""
@@ -191,10 +194,15 @@ class Live:
             "retention_left": None if status.retention_left is None else round(status.retention_left),
             "alarm": status.alarm,
             "circuit": status.circuit,
-            "lag": {leg: round(spread.now, 3) for leg, spread in status.lag.items() if spread.now or any(spread.counts)},
+            "lag": {leg: round(_lag(leg, spread), 3) for leg, spread in status.lag.items() if spread.now or any(spread.counts)},
             "behind": round(late(status), 2),
             "shards": _shards(status.shards, now),
         }
+
+
+def _lag(leg: str, spread: Spread) -> float:
+    """A leg as it stands; while shards are read again and again, what the last batch took says more than how long ago that was."""
+    return spread.last if leg == "kinesis_to_read" and spread.now < READ_AGAIN else spread.now
 
 
 def _shards(shards: Sequence[ShardStatus], now: float) -> dict[str, Any]:

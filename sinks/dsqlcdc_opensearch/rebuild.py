@@ -75,8 +75,8 @@ class Rebuild(OpenSearchSink):
     async def resume(self, resume: Resume) -> Iterable[Known]:
         return ()
 
-    async def _horizon(self) -> tuple[int, float]:
-        return 0, asyncio.get_running_loop().time()  # nothing has been forgotten in this index
+    async def _horizon(self) -> tuple[State, float]:
+        return State(), asyncio.get_running_loop().time()  # nothing has been forgotten in this index
 
     # ── steps; each raises Unavailable and Misconfigured as the sink does ─────────────────────────────────────────────────────────────
 

@@ -29,7 +29,7 @@ from dsqlcdc_opensearch.opening import connection, database, mapping_files, trus
 from dsqlcdc_opensearch.options import SEND_WITHIN
 from dsqlcdc_opensearch.options import Options as OpenSearchOptions
 from dsqlcdc_opensearch.purge import Purge
-from dsqlcdc_opensearch.watermark import Watermark
+from dsqlcdc_opensearch.watermark import State, Watermark
 
 log = logging.getLogger("dsqlcdc.opensearch")
 
@@ -193,29 +193,28 @@ class OpenSearchSink(Sink):
         if self._blocked:  # maybe because a rebuild puts another index in its place
             await self._indexes.follow()
             self._blocked = False
-        watermark, read_at = await self._horizon()
+        state, read_at = await self._horizon()
         verdicts: dict[int, Setback] = {}
         rows, twins = await self._newest_of(changes, verdicts)
-        rows, held = self._apart(rows)
-        operations = await self._operations(rows, watermark, verdicts)
+        rows, held = self._apart(rows, state.held)
+        operations = await self._operations(rows, state.watermark, verdicts)
         results = {**held, **await self._bulk.send(operations, read_at + SEND_WITHIN)}
         return self._judge(changes, verdicts, results, twins)
 
-    async def _horizon(self) -> tuple[int, float]:
-        """The version up to which deletes may have been forgotten, and when that was read (loop time).
+    async def _horizon(self) -> tuple[State, float]:
+        """The version up to which deletes may have been forgotten, which indexes are held, and when that was read (loop time).
 
         Where an index is written to by its own name, the aliases are looked at after each reading: one whose place another has taken was held
         for as long as anything may be sent that was judged by what was read before.
         """
-        watermark, read_at = await self._watermark.current()
+        state, read_at = await self._watermark.current()
         if not self._writes_to_alias and read_at != self._followed_at:
             await self._indexes.follow()
             self._followed_at = read_at
-        return watermark, read_at
+        return state, read_at
 
-    def _apart(self, rows: Iterable[_Row]) -> tuple[Iterable[_Row], Mapping[int, Result]]:
+    def _apart(self, rows: Iterable[_Row], held: Sequence[str]) -> tuple[Iterable[_Row], Mapping[int, Result]]:
         """The rows that may be written, and what is said of those whose index is held."""
-        held = self._watermark.state.held
         if not held:
             return rows, {}
         rows = list(rows)

@@ -113,14 +113,14 @@ class Watermark:
             raise Unavailable("a new index is not there yet", where=f"{self._cluster.where}, {self.index}", code="E160", after=5.0)
         return "conflict" if status == 409 else str(data["result"])
 
-    async def current(self) -> tuple[int, float]:
-        """The watermark, and when it was read (loop time), at most REFRESH seconds ago. Raises Unavailable, Misconfigured."""
+    async def current(self) -> tuple[State, float]:
+        """What was read, and when (loop time), at most REFRESH seconds ago. Raises Unavailable, Misconfigured."""
         if not self._fresh:
             async with self._lock:
                 if not self._fresh:
                     await self.load()
         assert self._read_at is not None
-        return self._state.watermark, self._read_at
+        return self._state, self._read_at
 
     @property
     def state(self) -> State:

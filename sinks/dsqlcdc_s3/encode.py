@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
+from isal import isal_zlib
 
 from dsqlcdc import parquet as pq
 from dsqlcdc.contract import Change, Setback, Verdict
@@ -41,8 +42,8 @@ Shape = Callable[[str], pq.Columns]
 
 
 def compressor(level: int) -> Any:
-    """A gzip stream whose header holds no time and no name."""
-    return zlib.compressobj(level, zlib.DEFLATED, 31)
+    """A gzip stream whose header holds no time and no name. Level 1 is ISA-L's: a tenth of zlib's time at 6 for some percent more bytes."""
+    return isal_zlib.compressobj(1, zlib.DEFLATED, 31) if level == 1 else zlib.compressobj(level, zlib.DEFLATED, 31)
 
 
 def void() -> bytes:

@@ -57,7 +57,7 @@ class Options(StrictOptions):
     bucket: str = Field(pattern=_BUCKET, description="name, or access point ARN")
     prefix: str = Field(default="", description="goes before data/ and manifests/ as it stands, so end it with a slash; one sink each")
     roll: Roll = Roll()
-    gzip: int = Field(default=6, ge=1, le=9, description="compression level of JSON Lines")
+    gzip: int = Field(default=1, ge=1, le=9, description="compression level of JSON Lines; 1 costs a tenth of the time of 6")
     format: Literal["jsonl", "parquet"] = Field(default="jsonl", description="of the objects")
     zstd: int = Field(default=3, ge=1, le=19, description="compression level of Parquet")
     typed: bool = Field(

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+"""How often whole processes take turns."""
 DSQLCDC = [sys.executable, "-P", "-m", "dsqlcdc"]
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
@@ -26,11 +28,39 @@ ENVIRONMENT = {
 
 
 class Run(NamedTuple):
-    """`cpu`: user and system seconds of the whole process."""
+    """`cpu`: user and system seconds of the whole process; `rss`: MiB at its peak."""
 
     out: str
     cpu: float
     code: int
+    rss: float = 0.0
+
+
+class Measure(NamedTuple):
+    """One line of the table. `asked` is the aim, `held` what a change must not fall below; `least`: more is better."""
+
+    name: str
+    got: float
+    asked: float
+    held: float
+    least: bool
+    unit: str
+
+    @property
+    def words(self) -> tuple[str, str, str, str]:
+        reached = self.got >= self.asked if self.least else self.got <= self.asked
+        bound = "at least" if self.least else "at most"
+        return self.name, f"{bound} {self.asked:g}{self.unit}", f"{self.got:.3g}{self.unit}", "" if reached else "falls short"
+
+
+MEASURES: list[Measure] = []
+"""What was measured, for the table at the end."""
+
+
+def judge(name: str, got: float, asked: float, *, held: float, least: bool = True, unit: str = " ×") -> None:
+    """Keep a measure for the table. What falls short of what is asked is said there; worse than `held` is a failure."""
+    MEASURES.append(Measure(name, got, asked, held, least, unit))
+    assert got >= held if least else got <= held, f"{name}: {got:.3g}{unit}, held so far: {held:g}{unit}"
 
 
 @contextmanager
@@ -46,15 +76,27 @@ def kinesis(**options: Any) -> Iterator[str]:
         server.communicate()
 
 
-def run(command: Sequence[str], timeout: float = 300) -> Run:
+def run(command: Sequence[str], timeout: float = 300, env: Mapping[str, str] | None = None) -> Run:
     """A command to its end."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err, text=True, env=ENVIRONMENT)
+        process = subprocess.Popen(command, stdout=out, stderr=err, text=True, env={**ENVIRONMENT, **(env or {})})
         code, usage = _wait(process, timeout)
         out.seek(0)
         err.seek(0)
         assert code in (0, 4), f"{' '.join(command)} ended with {code}: {err.read()[-2000:]}"
-        return Run(out.read(), usage.ru_utime + usage.ru_stime, code)
+        return Run(out.read(), usage.ru_utime + usage.ru_stime, code, usage.ru_maxrss / 1024)
+
+
+def cpu_of(pid: int) -> float:
+    """User and system seconds of a process that is still running."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_of(pid: int) -> float:
+    """The most MiB that a process has held so far."""
+    found = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(found.split()[1]) / 1024
 
 
 def _wait(process: subprocess.Popen[str], timeout: float) -> Any:
@@ -100,8 +142,13 @@ def summary(out: str) -> dict[str, Any]:
 
 def table(title: str, rows: Sequence[Sequence[object]], heads: Sequence[str]) -> None:
     """Print a table of figures."""
+    print(f"\n{title}")
+    for text in lines(rows, heads):
+        print(f"  {text}")
+
+
+def lines(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> list[str]:
+    """A table, line by line."""
     cells = [[str(cell) for cell in row] for row in (heads, *rows)]
     widths = [max(len(row[n]) for row in cells) for n in range(len(heads))]
-    print(f"\n{title}")
-    for row in cells:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]

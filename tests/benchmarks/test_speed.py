@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -22,7 +20,6 @@ from dsqlcdc.core.tables import Rule, Tables
 from dsqlcdc.stores.spill import FileSpill
 from dsqlcdc.testing.records import full
 from tests.benchmarks import harness
-from tests.benchmarks.boto3_loop import __file__ as BOTO3_LOOP
 from tests.benchmarks.fake_kinesis import record, render
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
@@ -82,10 +79,10 @@ def test_wire_to_change_is_within_reach_of_the_msgspec_floor() -> None:
     ratio = road_rate / floor_rate
     harness.table(
         "wire -> Change (raw rows, keyed, de-duplicated), records a CPU second",
-        [("msgspec floor", f"{floor_rate:,.0f}", ""), ("dsqlcdc", f"{road_rate:,.0f}", f"{ratio:.2f} (at least 0.30)")],
-        ("", "records/s", "ratio"),
+        [("msgspec floor", f"{floor_rate:,.0f}"), ("dsqlcdc", f"{road_rate:,.0f}")],
+        ("", "records/s"),
     )
-    assert ratio >= 0.30
+    harness.judge("wire → Change against the msgspec floor", ratio, 0.45, held=0.3)
 
 
 def test_commit_order_sustains_half_of_uniques_rate() -> None:
@@ -143,10 +140,10 @@ def test_commit_order_sustains_half_of_uniques_rate() -> None:
     ratio = commit_rate / unique_rate
     harness.table(
         "records -> settled, by order, records a CPU second",
-        [("unique", f"{unique_rate:,.0f}", ""), ("commit", f"{commit_rate:,.0f}", f"{ratio:.2f} (at least 0.50)")],
-        ("", "records/s", "ratio"),
+        [("unique", f"{unique_rate:,.0f}"), ("commit", f"{commit_rate:,.0f}")],
+        ("", "records/s"),
     )
-    assert ratio >= 0.50
+    harness.judge("order commit against unique", ratio, 0.5, held=0.5)
 
 
 def _turns(one: Callable[[], int], two: Callable[[], int], records: int) -> tuple[float, float]:
@@ -158,27 +155,3 @@ def _turns(one: Callable[[], int], two: Callable[[], int], records: int) -> tupl
             assert work() == records
             best[n] = max(best[n], records / (time.process_time() - began))
     return best[0], best[1]
-
-
-def test_the_daemon_reads_at_twice_the_documented_boto3_loop(tmp_path: Path) -> None:
-    """The real command over HTTP into `drop`, SQLite checkpoints on; whole processes, start-up included, counted at the sink."""
-    count, rates = 400_000, dict[str, list[float]]()
-    with harness.kinesis(records=count, page=10_000) as endpoint:
-        for turn in range(3):
-            directory = tmp_path / str(turn)
-            directory.mkdir()
-            command = [*harness.DSQLCDC, "run", str(harness.config(directory, endpoint)), "--once", "--json"]
-            ours = harness.run(command)
-            sink = harness.summary(ours.out)["sinks"]["out"]
-            assert (sink["read"], sink["settled"]["delivered"], sink["open"]) == (count, count, 0)
-            theirs = harness.run([harness.sys.executable, "-P", str(BOTO3_LOOP), endpoint, str(count)])
-            for name, done in (("dsqlcdc", ours), ("boto3 loop", theirs)):
-                rates.setdefault(name, []).append(count / done.cpu)
-    medians = {name: statistics.median(found) for name, found in rates.items()}
-    ratio = medians["dsqlcdc"] / medians["boto3 loop"]
-    harness.table(
-        "whole process over HTTP, 4 shards, records a CPU second (median of 3)",
-        [(n, f"{r:,.0f}", f"{1e6 / r:.2f}") for n, r in medians.items()] + [("ratio", f"{ratio:.2f}", "at least 2")],
-        ("", "records/s", "CPU s a million"),
-    )
-    assert ratio >= 2.0

@@ -150,7 +150,8 @@ async def live(
     world.write(10_000)
     parallel = chance.choice((1, 2, 3, 10))
     halves = chance.random() < 0.5 if bisect is None else bisect
-    settings = Settings(batch=chance.randint(1, 12), parallel=parallel, retries=retries, max_age=max_age, bisect=halves)
+    window = chance.choice((None, 2.0))
+    settings = Settings(chance.randint(1, 12), window, parallel, retries=retries, max_age=max_age, bisect=halves)
     started = asyncio.get_running_loop().time()
 
     def clock() -> float:

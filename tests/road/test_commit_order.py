@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsqlcdc.contract import Batching, Change, Setback, Verdict
@@ -17,6 +19,7 @@ from dsqlcdc.stores.spill import FileSpill
 from dsqlcdc.testing.memory import MemorySource, MemoryStream, RecordingSink
 from dsqlcdc.testing.records import chunked, full
 
+from ..sinks.s3.lake import Bucket, FakeObjects, make_sink, text_of
 from .rigs import Bench, play
 
 START = 1_700_000_000.0
@@ -77,20 +80,23 @@ def test_with_disorder_within_the_hold_the_output_is_exactly_commit_order(some: 
     assert status.open == status.held == 0
 
 
-def test_without_the_hold_the_same_histories_are_out_of_order() -> None:
-    @settings(max_examples=150, deadline=None, database=None, phases=[Phase.generate])
-    @given(rows, st.data())
-    def law(some: list[Row], data: st.DataObject) -> None:
-        stream = stream_of(some, data)
-        sink, status = run(stream, source=MemorySource(stream, page=4), hold_back=0.0)
-        assert len(sink.written) == len(some)
+def test_without_the_hold_such_histories_are_out_of_order() -> None:
+    """The control: what the hold is for."""
+    in_order = 0
+    for seed in range(20):
+        chance = random.Random(seed)
+        stream = MemoryStream(shards=2, now=START)
+        names = list(stream.shards)
+        for number in range(20):
+            data = full("c", "app.t", {"id": number}, version(number - chance.random() * 5))
+            stream.put(names[number % 2], data, after=1)
+        sink, status = run(stream, source=MemorySource(stream, seed=seed, page=2), hold_back=0.0)
+        assert len(sink.written) == 20
         assert status.late == sum(change.late for change in sink.written)
         timely = [change.version for change in sink.written if not change.late]
         assert timely == sorted(timely), "not even marked"
-        assert committed(sink) == sorted(committed(sink)), "out of order"
-
-    with pytest.raises(AssertionError, match="out of order"):
-        law()
+        in_order += committed(sink) == sorted(committed(sink))
+    assert in_order < 10
 
 
 def test_a_late_change_is_delivered_marked_and_counted() -> None:
@@ -254,3 +260,21 @@ def test_a_refused_change_does_not_let_the_next_batch_pass() -> None:
     sink = RecordingSink(answer, lanes=4, batching=Batching(records=1, age=0.0))
     play(Bench(stream, order="commit", hold_back=HOLD).run(sink, spill=FileSpill()).run(asyncio.Event()))
     assert [(c.key or {})["id"] for c in sink.written] == list(range(6))
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_in_s3_rows_keep_the_order_inside_objects_and_from_object_to_object(format: str) -> None:
+    stream = MemoryStream(shards=3, now=START)
+    names = list(stream.shards)
+    for number in range(60):
+        late = (number * 7 % 5) * 1.5  # up to six seconds on its way
+        data = full("c", "app.t", {"id": number}, version(number - late), transaction=f"tx{number % 4}")
+        stream.put(names[number % 3], data, after=1)
+    bucket = Bucket()
+    sink = make_sink(FakeObjects(bucket), {"format": format, "roll": {"records": 7, "age": "1s"}, "digest": None})
+    play(
+        Bench(stream, order="commit", hold_back=HOLD, spill=FileSpill()).run(sink, source=MemorySource(stream, page=3)).run(asyncio.Event())
+    )
+    objects = [[line["version"] for line in map(msgspec.json.decode, text_of(key, body).splitlines())] for key, body in bucket.data()]
+    assert len(objects) > 4
+    assert [one for some in objects for one in some] == sorted(version(n - (n * 7 % 5) * 1.5) for n in range(60))

@@ -16,7 +16,6 @@ from dsqlcdc.stores.s3_fragments import S3Fragments
 from dsqlcdc.testing import virtual
 from dsqlcdc.testing.trigger import Event
 
-from . import lambda_lives
 from .lambda_lives import Account, MortalParts, judge, live
 from .mortal import DurableFragments, Life
 
@@ -100,46 +99,6 @@ def test_sweepers_beside_the_trigger_finish_rows_and_repeat_none() -> None:
         return swept
 
     assert sum(virtual.run(one(seed)) for seed in range(40)) > 0
-
-
-class Stuck(Exception):
-    """So many invocations, and no end."""
-
-
-def too_little_time(seed: int) -> None:
-    """A world of which some batches need more requests than fit into an invocation."""
-
-    async def one() -> None:
-        account, real = Account(seed), Account.invoke
-        account.longest = 6.0
-        calls = 0
-
-        async def counted(event: Event) -> Mapping[str, Any]:
-            nonlocal calls
-            calls += 1
-            if calls > 600:
-                raise Stuck
-            return await real(account, event)
-
-        account.invoke = counted  # type: ignore[method-assign]
-        world, _ = await live(seed, account, bisect=True)
-        await account.sweep()
-        assert judge(world, account) == (0, 0, 0), seed
-
-    virtual.run(one())
-
-
-def test_a_batch_that_does_not_fit_into_an_invocation_is_halved_until_it_does() -> None:
-    for seed in range(12):
-        too_little_time(seed)
-
-
-def test_an_answer_where_nothing_moved_for_want_of_time_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control: Lambda sends the same batch again, as large as it was."""
-    monkeypatch.setattr(lambda_lives, "answer", first_owed)
-    with pytest.raises(ExceptionGroup) as caught:
-        too_little_time(5)
-    assert caught.group_contains(Stuck)
 
 
 def test_pieces_that_stay_in_their_sandbox_are_lost() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,10 +11,15 @@ from typing import Any
 import pytest
 
 from dsqlcdc.contract import Change, Setback, Sink, Verdict
-from dsqlcdc.hosts.invocation import Kept, Outlet
+from dsqlcdc.core.records import Record
+from dsqlcdc.errors import Fault as AnyFault
+from dsqlcdc.hosts.invocation import Kept, Outlet, Work, answer, first_owed, work
+from dsqlcdc.sources.lambda_event import Batch, LambdaSource, read_event
 from dsqlcdc.testing import virtual
+from dsqlcdc.testing.records import full
+from dsqlcdc.testing.trigger import Event, FunctionError, Settings, Shard, Trigger
 
-from .lambda_lives import Account, live
+from .lambda_lives import ARN, Account, live
 from .mortal import Destination, Life
 from .worlds import World
 
@@ -144,3 +150,49 @@ def test_a_lake_of_order_latest_has_each_rows_newest_and_no_record_twice() -> No
         assert max(Counter((line["shard"], line["sequence"]) for line in lines).values()) == 1
         overtaken += len(world.versions - found)
     assert overtaken, "no older change was overtaken within a batch"
+
+
+class Slow(Plain):
+    """Takes a batch as a whole, a second for each change of it."""
+
+    async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
+        await asyncio.sleep(1.0 * len(changes))
+        for change in changes:
+            self._destination.take(change)
+        return ()
+
+
+async def hurried(said: Callable[[Batch, Work], str]) -> tuple[list[int], Trigger]:
+    """Eight changes through invocations that have time for four; the sizes of the batches that were sent."""
+    destination, sizes = Destination(), list[int]()
+    account = Account(0, outlet=lambda life, fault: Outlet(Kept(Slow(destination, life, fault))))
+
+    async def invoke(event: Event) -> dict[str, Any]:
+        batch = read_event(event, "memory")
+        assert batch is not None
+        sizes.append(len(batch.records))
+        done = await work(account.outfit(Life(), 0.0), {"lake": LambdaSource(batch, 0.0)}, 6.0)
+        try:
+            owed = said(batch, done)
+        except AnyFault as fault:
+            raise FunctionError(str(fault)) from fault
+        return {"batchItemFailures": [{"itemIdentifier": owed}] if owed else []}
+
+    records = [Record(str(100 + n), full("c", "app.t0", {"id": n}, 1_700_000_000_000_000_000 + n), 1000.0) for n in range(8)]
+    trigger = Trigger(invoke, ARN, Settings(batch=8, retries=20), clock=lambda: 1000.0, pause=asyncio.sleep)
+    await trigger.run([Shard("shardId-000000000000", records)])
+    assert trigger.failed or len(destination.log) == 8
+    return sizes, trigger
+
+
+def test_a_batch_that_does_not_fit_into_an_invocation_is_halved_until_it_does() -> None:
+    sizes, trigger = virtual.run(hurried(answer))
+    assert sizes == [8, 4, 4]
+    assert not trigger.failed
+
+
+def test_an_answer_where_nothing_moved_for_want_of_time_is_given_up_at_last() -> None:
+    """Control: Lambda sends the same batch again, as large as it was."""
+    sizes, trigger = virtual.run(hurried(first_owed))
+    assert sizes == [8] * 21
+    assert trigger.failed

@@ -117,7 +117,7 @@ export function problems(page) {
   const stream = page.stream, broken = stream && ["IMPAIRED", "FAILED", "GONE"].includes(stream.status);
   if (broken) say(stream.status === "IMPAIRED" ? 1 : 0, `The CDC stream is ${stream.status}${stream.reason ? `: ${stream.reason.error}` : ""}`,
     [stream.remedy?.explanation, stream.kept_until && `What is held back is kept until ${moment(stream.kept_until)}.`].filter(Boolean).join(" "), stream.remedy?.actions.find((one) => one.command)?.command, `dsqlcdc stream status ${page.config}`);
-  if (page.gaps.unacknowledged) say(1, `${plural(page.gaps.unacknowledged, "gap")} not acknowledged`, page.gaps.shown.slice(0, 3).map((gap) => gap.detail).join("; "), `dsqlcdc gaps ${page.config}`);
+  if (page.gaps.unacknowledged) say(1, `${plural(page.gaps.unacknowledged, "gap")} not acknowledged`, [...new Set(page.gaps.shown.map((gap) => gap.detail))].slice(0, 3).join("; "), `dsqlcdc gaps ${page.config}`);
   for (const reason of page.reasons) if (!["stopped", "retention", "starting", "draining"].includes(reason.code)) say(2, `${reason.sink}: ${reason.code.replace("_", " ")}`, reason.reason, `dsqlcdc doctor ${page.config}`);
   return found.sort((one, two) => one.level - two.level);
 }

@@ -16,6 +16,7 @@ from dsqlcdc.testing.serverless import FakeCollection
 from dsqlcdc_opensearch import OpenSearchSink
 from dsqlcdc_opensearch.http import Answer
 from dsqlcdc_opensearch.rebuild import Rebuild
+from dsqlcdc_opensearch.watermark import State
 from tests.sinks.opensearch.replica import NOON, TABLE, Direct, change, resumed, sink
 
 ALIAS = f"cdc-{TABLE}"
@@ -160,7 +161,7 @@ def test_beside_writers_that_go_on_nothing_is_lost_and_nothing_is_asked_that_a_c
 class NeverLooks(OpenSearchSink):
     """The mutant that does not look behind the alias."""
 
-    async def _horizon(self) -> tuple[int, float]:
+    async def _horizon(self) -> tuple[State, float]:
         return await self._watermark.current()
 
 
