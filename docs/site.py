@@ -240,7 +240,8 @@ def meanings() -> dict[str, str]:
     """What the reference's table says of each key: a test holds it to the schema."""
     text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8").partition("## Config keys")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `([^`]+)` \| .*? \| (.*) \|$", text, re.MULTILINE)
-    return {key: meaning.replace("\\|", "|") for key, meaning in rows}
+    here = [(key, re.sub(r"\]\(#", "](reference.md#", meaning.replace("\\|", "|"))) for key, meaning in rows]
+    return {key: re.sub(r"\]\((?!https?:)", "](docs/", meaning) for key, meaning in here}  # the page stands above the reference
 
 
 def schema_keys() -> Iterator[tuple[str, str, object, str]]:

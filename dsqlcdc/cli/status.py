@@ -29,7 +29,7 @@ _SHORTEST = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class Answer:
     """What a running process says of itself, None and empty where none answers. `stream`: the CDC stream, where it is watched."""
 
     statuses: Sequence[Status] | None = None
@@ -138,7 +138,7 @@ def _shown(config: Config, as_json: bool) -> Generator[Show, None, None]:
             yield lambda seen, live, flows, now: drawn.update(picture(seen, live, flows, movement, now, str(config.path)), refresh=True)
 
 
-async def collect(config: Config, store: CheckpointStore, live: Live, now: float) -> dict[str, Any]:
+async def collect(config: Config, store: CheckpointStore, live: Answer, now: float) -> dict[str, Any]:
     """All that is known, as JSON: `running` None where no process answers. A sink's `streams`: the one that lives, which of several that had
     its name is the last made; empty where the sink never read it. `earlier`: others of which it has checkpoints."""
     from dsqlcdc.hosts.http import plain
@@ -169,12 +169,6 @@ async def collect(config: Config, store: CheckpointStore, live: Live, now: float
     }
 
 
-def _living(names: Sequence[Name], stream: str) -> Name | None:
-    """The last made of those with the stream's name, or where that is "" (a sink that has left the config) of whatever it read."""
-    of_it = [name for name in names if stream in ("", name.stream.rpartition("@")[0])]
-    return max(of_it, key=lambda name: name.stream.rpartition("@")[2], default=None)
-
-
 async def _sighted(config: Config, store: CheckpointStore) -> dict[str, Any] | None:
     """The CDC stream as the state remembers it; None where the config has no block `stream`, or nobody has looked yet."""
     if config.stream is None:
@@ -187,6 +181,12 @@ async def _sighted(config: Config, store: CheckpointStore) -> dict[str, Any] | N
         return None
     told = {"id": seen.stream or None, "status": None, "healthy_at": moment(seen.healthy_at)}
     return {**told, "broken_since": moment(seen.broken_since) if seen.broken_since else None}
+
+
+def _living(names: Sequence[Name], stream: str) -> Name | None:
+    """The last made of those with the stream's name, or where that is "" (a sink that has left the config) of whatever it read."""
+    of_it = [name for name in names if stream in ("", name.stream.rpartition("@")[0])]
+    return max(of_it, key=lambda name: name.stream.rpartition("@")[2], default=None)
 
 
 def _stream(name: Name, checkpoint: Checkpoint | None, now: float) -> dict[str, Any]:
@@ -211,16 +211,16 @@ def _gap_counts(gaps: Sequence[Gap], sink: str) -> dict[str, int]:
     return {"found": len(ours), "unacknowledged": sum(not gap.acked for gap in ours)}
 
 
-async def _live(config: Config) -> Live:
+async def _live(config: Config) -> Answer:
     """What a running process says of itself; nothing where none answers within a second, or what answers is not this pipeline."""
     import asyncio
 
     if config.http is None:
-        return Live()
+        return Answer()
     return await asyncio.to_thread(_fetch, config.http.host, config.http.port, config.pipeline, config.http.secret)
 
 
-def _fetch(host: str, port: int, pipeline: str, token: str = "") -> Live:
+def _fetch(host: str, port: int, pipeline: str, token: str = "") -> Answer:
     import http.client
 
     import msgspec
@@ -236,11 +236,11 @@ def _fetch(host: str, port: int, pipeline: str, token: str = "") -> Live:
         reasons = msgspec.convert(answer.get("reasons", []), list[dict[str, Any]])
         stream = msgspec.convert(answer.get("stream"), dict[str, Any] | None)
     except (OSError, http.client.HTTPException, msgspec.DecodeError, UnicodeDecodeError):
-        return Live()  # nobody there, or somebody else: the state store is the truth, this only adds to it
+        return Answer()  # nobody there, or somebody else: the state store is the truth, this only adds to it
     finally:
         connection.close()
     ours = [status for status in statuses if status.pipeline == pipeline]
-    return Live(ours, [one for one in reasons if one.get("pipeline") in ("", pipeline)], stream) if ours else Live()
+    return Answer(ours, [one for one in reasons if one.get("pipeline") in ("", pipeline)], stream) if ours else Answer()
 
 
 def render(seen: Mapping[str, Any], live: Sequence[Status] | None, flows: Mapping[str, Flow], now: float) -> str:

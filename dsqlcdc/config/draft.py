@@ -284,7 +284,9 @@ def _state(writer: _Writer, draft: Draft) -> None:
 
 def _rest(writer: _Writer, draft: Draft) -> None:
     if draft.listen is not None and draft.host != "lambda":
-        writer.comment("/healthz, /readyz, /status, /metrics. Read only and without a login: keep it on a private address.")
+        writer.comment(
+            "The page at /, /healthz, /readyz, /status, /metrics. Read only; without a `token: ${VARIABLE}` whoever reaches the address sees it."
+        )
         writer.block("http")
         writer.value("listen", draft.listen, at="http.listen", indent=2)
         writer.gap()
