@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -88,7 +88,7 @@ class _Look:
     async def batches(self, last: Manifest | None, *, every: bool) -> tuple[list[Link], list[str], dict[str, str]]:
         """Their manifests, the parts that are void, and by shard the last record of the last batch that is named."""
         before = None if last is None or not last.sealed else await self._chain.read(last.sealed)
-        since = before.seal.marks if before is not None and before.seal is not None and not every else {}
+        since: Mapping[str, str] = before.seal.marks if before is not None and before.seal is not None and not every else {}
         marks = dict(last.seal.marks) if last is not None and last.seal is not None else {}
         named = await self._named(last, every=every)
         links: list[Link] = []
