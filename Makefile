@@ -1,4 +1,4 @@
-# make install | demo | test | test-live | test-cdk | test-browser | check | docs | bench | lambda-zip      (nothing but Python 3.11 or newer is needed)
+# make install | demo | test | test-live | test-cdk | test-browser | check | docs | bench | bench-peers | lambda-zip      (nothing but Python 3.11 or newer is needed)
 #
 #   VENV=dir    where the environment is made (.venv)
 #   WHEEL=file  test this wheel, not the source tree (VENV should then be a fresh one)
@@ -17,7 +17,7 @@ SUBJECT := $(if $(WHEEL),$(WHEEL),-e .)
 # Neither the working directory nor a script's goes onto sys.path: what is installed is what runs.
 export PYTHONSAFEPATH := 1
 
-.PHONY: install demo test test-live test-cdk test-browser check docs bench lambda-zip clean
+.PHONY: install demo test test-live test-cdk test-browser check docs bench bench-peers lambda-zip clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -56,6 +56,18 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/pytest -m bench -s -p no:xdist tests/benchmarks
+
+# Against other consumers: needs Go (1.24 or newer), and some minutes for Bento's build the first time.
+bench-peers: $(VENV)/.bench $(VENV)/peers/.installed
+	BENCH_PEERS=$(abspath $(VENV)/peers) $(BIN)/pytest -m bench -s -p no:xdist tests/benchmarks/test_daemon.py tests/benchmarks/test_peers.py
+
+$(VENV)/peers/.installed: tests/benchmarks/bento/main.go tests/benchmarks/bento/go.mod | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/peers/venv
+	$(VENV)/peers/venv/bin/python -m pip --disable-pip-version-check install --quiet async-kinesis==3.0.1 orjson==3.13.0 uvloop==0.23.0
+	mkdir -p $(VENV)/peers/bento
+	cp tests/benchmarks/bento/main.go tests/benchmarks/bento/go.mod $(VENV)/peers/bento
+	cd $(VENV)/peers/bento && go mod tidy && go build -trimpath -ldflags '-s -w' -o ../bento-bench .
+	touch $@
 
 # The Lambda zip: ARGS='--add orders.yaml' puts the config beside the packages, --platform and --python say for which system.
 lambda-zip: $(VENV)/.installed

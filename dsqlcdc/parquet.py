@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -55,13 +56,12 @@ _decode_row = msgspec.json.Decoder(dict[str, Any]).decode
 
 def _pyarrow() -> Any:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import_module("pyarrow.parquet")
     except ImportError as error:
         raise Misconfigured(
             "Parquet cannot be read or written here", where="pyarrow", why=f"{error}", run="pip install 'dsqlcdc[parquet]'", code="E398"
         ) from None
-    return pyarrow
+    return import_module("pyarrow")
 
 
 def schema(columns: Columns = None, *, raw: bool = False) -> Any:
@@ -188,7 +188,7 @@ def _type(pa: Any, kind: str) -> Any:
         "timestamp": lambda: pa.timestamp("us"),
         "timestamptz": lambda: pa.timestamp("us", tz="UTC"),
     }
-    make: Callable[[], Any] = made.get(kind, pa.string)
+    make: Callable[[], Any] = made.get(kind) or pa.string
     return make()
 
 

@@ -139,6 +139,9 @@ class Traced(Sink):
     def circuit(self) -> str:
         return self._sink.circuit()
 
+    def account(self, word: bytes) -> bytes:
+        return self._sink.account(word)
+
 
 def describe(changes: Sequence[Change]) -> dict[str, str | int | Sequence[str]]:
     """A batch as attributes of its span: how many and how large, of which tables, and of each shard the first and the last sequence number.

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsqlcdc.config.draft import SINKS, Draft, Host, OpenSearchAuth, StateType
-from dsqlcdc.config.findings import Finding
+from dsqlcdc.config.findings import UNSET, Finding
 from dsqlcdc.config.read import lint_bytes
 from dsqlcdc.errors import ConfigError
 
 __all__ = ["Answers", "Known", "known"]
 
-_UNSET = "E007"
 _FLAGS = {
     "pipeline": "--pipeline",
     "aws.region": "--region",
@@ -166,7 +165,7 @@ class Answers:
     def check(self, draft: Draft, text: str, path: Path) -> list[str]:
         """The names of variables that the text needs and that are not set. Raises ConfigError with every other mistake, at its flag."""
         found = findings(text, path, whole=draft.host != "lambda")
-        wrong = [finding for finding in found if finding.code != _UNSET]
+        wrong = [finding for finding in found if finding.code != UNSET]
         if wrong:
             told = [ConfigError(f.what, where=flag(f.key, draft.sinks), why=f.why, run="dsqlcdc init --help", code=f.code) for f in wrong]
             raise told[0] if len(told) == 1 else ConfigError("nothing was written", run="dsqlcdc init --help", findings=told)

@@ -295,7 +295,7 @@ def _key_of(config: Config, table: str) -> Sequence[str]:
     if rule is None or not rule.key:
         run = "dsqlcdc config show CONFIG"
         raise ConfigError(
-            "rows of this table cannot be told", where=f"--key {table}", why="CONFIG names no key of it", run=run, code="E396"
+            "rows of this table cannot be told", where=f"--key {table}", why="CONFIG names no key of it", run=run, code="E389"
         )
     return rule.key
 

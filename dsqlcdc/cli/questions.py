@@ -10,6 +10,7 @@ from typing import Any, cast
 from dsqlcdc.cli.answers import Answers, Known, findings, flag
 from dsqlcdc.cli.output import answer, printable, say
 from dsqlcdc.config.draft import HOSTS, SINKS, Host, compose
+from dsqlcdc.config.findings import UNSET
 from dsqlcdc.errors import ConfigError
 
 __all__ = ["ask"]
@@ -75,7 +76,7 @@ class _Asking:
         draft = tried.draft(self._found, samples=True)
         option = "--" + name.replace("_", "-").removesuffix("s") if name in ("tables", "sinks") else "--" + name.replace("_", "-")
         for finding in findings(compose(draft, str(self._path)), self._path, whole=draft.host != "lambda"):
-            if flag(finding.key, draft.sinks) == option and finding.code != "E007":
+            if flag(finding.key, draft.sinks) == option and finding.code != UNSET:
                 return f"{finding.what}: {finding.why}"
         return ""
 

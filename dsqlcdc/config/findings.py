@@ -29,7 +29,10 @@ from typing import Any, Literal
 from dsqlcdc.config.tree import Path, Place, Tree
 from dsqlcdc.errors import ConfigError
 
-__all__ = ["Finding", "Findings", "nearest"]
+__all__ = ["UNSET", "Finding", "Findings", "nearest"]
+
+UNSET = "E007"
+"""The code of a variable that is not set: not a mistake of the file."""
 
 
 class Finding(ConfigError):
@@ -95,7 +98,7 @@ class Findings:
         self.place(code, place, what, why=why, fix=fix, key=".".join(map(str, path)))
 
     def place(self, code: str, place: Place, what: str, *, why: str = "", fix: str = "", key: str = "") -> None:
-        if code >= "E010" and any(f.code in ("E007", "E008") and (f.line, f.column) == (place.line, place.column) for f in self._found):
+        if code >= "E010" and any(f.code in (UNSET, "E008") and (f.line, f.column) == (place.line, place.column) for f in self._found):
             return  # the text of a variable that could not be expanded is no value: one finding is enough
         what, why, fix = self._clean(what), self._clean(why), self._clean(fix)
         self._found.append(Finding(code, what, file=self.file, place=place, key=key, why=why, fix=fix))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import accumulate
 from typing import Protocol
 
 import msgspec
@@ -235,8 +237,10 @@ class Delivery:
 
     @staticmethod
     def _fit(lot: Lot, records: int, limit: int, at_least_one: bool, rows: set[bytes] | None) -> tuple[int, int]:
-        if rows is None and (size := size_of(some := lot.changes[:records])) <= limit:
-            return len(some), size
+        if rows is None and (some := lot.changes[:records]):
+            sizes = list(accumulate([len(c.raw) + 500 if c.assembled is None else c.size for c in some]))
+            count = max(bisect_right(sizes, limit), 1 if at_least_one else 0)
+            return count, sizes[count - 1] if count else 0
         count = size = 0
         for change in lot.changes[: max(records, 1 if at_least_one else 0)]:
             if size + change.size > limit and not (at_least_one and count == 0):

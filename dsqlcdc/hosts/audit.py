@@ -10,7 +10,8 @@ import msgspec
 from dsqlcdc.assemble import open_checkpoints
 from dsqlcdc.config import Config
 from dsqlcdc.core.ports import Gap
-from dsqlcdc.errors import ConfigError, Stopped, Unavailable
+from dsqlcdc.errors import Stopped, Unavailable
+from dsqlcdc.hosts.lake_store import lake_sink
 from dsqlcdc.plugins import AUDITS, sink_factory
 
 
@@ -76,14 +77,7 @@ class Audit(Protocol):
 
 def audit_of(config: Config, name: str) -> tuple[str, Audit]:
     """The sink that is meant, which may be left out where there is but one, and its audit. Raises ConfigError."""
-    known = [one.name for one in config.sinks.values() if one.type == "s3"]
-    found = [one for one in known if name in ("", one)]
-    if len(found) != 1:
-        why = f"sinks of type s3: {', '.join(known) or 'there is none'}"
-        raise ConfigError(
-            "no such lake, or several", where=name or "--sink", why=why, run=f"dsqlcdc config show {config.path}", code="E391"
-        )
-    (sink,) = found
+    sink = lake_sink(config, name).name
     made = sink_factory("s3", AUDITS)(config.sinks[sink].options, config.context(sink))
     return sink, cast(Audit, made)
 

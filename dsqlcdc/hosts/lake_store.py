@@ -50,7 +50,7 @@ def lake_sink(config: Config, name: str) -> SinkConfig:
     if len(found) != 1:
         why = f"sinks of type s3: {', '.join(sink.name for sink in known) or 'there is none'}"
         raise ConfigError(
-            "no such lake, or several", where=name or "--sink", why=why, run=f"dsqlcdc config show {config.path}", code="E392"
+            "no such lake, or several", where=name or "--sink", why=why, run=f"dsqlcdc config show {config.path}", code="E391"
         )
     return found[0]
 

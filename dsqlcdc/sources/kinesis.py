@@ -71,6 +71,7 @@ class KinesisSource:
         self._changed = Bell()
         self._gaps: list[Gap] = []
         self._slowest = 0.0
+        self._least = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, checkpoint: Checkpoint | None, *, warm_up: float | None) -> Mapping[str, Mark]:
@@ -213,8 +214,9 @@ class KinesisSource:
     async def may_read(self, reader: Reader) -> None:
         """Wait while this shard is too far ahead of the slowest. The slowest never waits, so this cannot lock up."""
         while True:
-            running = [one.floor for one in self._readers.values() if not one.finished]
-            if reader.floor - min(running, default=reader.floor) <= self._skew:
+            if reader.floor - self._least > self._skew:  # floors only rise: the slowest is looked for when its last one is too far back
+                self._least = min([one.floor for one in self._readers.values() if not one.finished], default=reader.floor)
+            if reader.floor - self._least <= self._skew:
                 reader.paused = False
                 return
             reader.paused = True
@@ -267,6 +269,7 @@ class KinesisSource:
             if shard.id not in self._readers:
                 reader = self._reader(shard)
                 self._readers[shard.id] = reader
+                self._least = min(self._least, reader.floor)
                 self._spawn(self._read(reader))
         begun = self._ended.union(self._readers)
         self._followed = {shard for shard in self._relisted if all(child.id in begun for child in children(listed, shard))}

@@ -178,8 +178,9 @@ def policy(options: Options) -> str:
     """The IAM statements that the sink needs, as JSON. No multipart uploads, no deleting."""
     bucket = options.bucket if options.bucket.startswith("arn:") else f"arn:aws:s3:::{options.bucket}"
     objects = f"{bucket}/object" if options.bucket.startswith("arn:") else bucket
+    actions = ["s3:PutObject", "s3:GetObject", *(["s3:PutObjectRetention"] if options.object_lock is not None else [])]
     statements: list[dict[str, Any]] = [
-        {"Effect": "Allow", "Action": ["s3:PutObject", "s3:GetObject"], "Resource": f"{objects}/{options.prefix}*"},
+        {"Effect": "Allow", "Action": actions, "Resource": f"{objects}/{options.prefix}*"},
         {
             "Effect": "Allow",
             "Action": "s3:ListBucket",

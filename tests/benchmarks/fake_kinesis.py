@@ -1,6 +1,6 @@
 """A fast Kinesis in a process of its own: every record is rendered before the first call, so that what is measured is the reader.
 
-    python fake_kinesis.py --shards 4 --records 400000 --page 10000 [--row-bytes 0] [--latency 0.005] [--stall-s3 0]
+    python fake_kinesis.py --shards 4 --records 400000 --page 10000 [--row-bytes 0] [--latency 0.005] [--s3 0] [--stall-s3 0]
 
 Read only, no throttling, signatures unchecked. Prints `ready http://127.0.0.1:PORT` when all pages are there.
 """
@@ -11,19 +11,28 @@ import argparse
 import asyncio
 import base64
 import json
+import sys
+import time
+import zlib
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.benchmarks.fake_leases import Leases  # run as a script, it is in no package
+from tests.benchmarks.fake_s3 import Bucket
 
 T0 = 1_780_000_000_000_000_000
 CLUSTER = "kmabugltfmjdaj2siqr2qbxgju"
 SPACE = 1 << 128
 
 
-def record(n: int, row_bytes: int = 0) -> bytes:
-    """The n-th record: about 520 bytes in the shape of a DSQL CDC record, 1 in 21 a delete; with `row_bytes` a text column of that size."""
-    ts = T0 + n * 1_000_003
+def record(n: int, row_bytes: int = 0, ts: int = 0) -> bytes:
+    """The n-th record: about 520 bytes in the shape of a DSQL CDC record, 1 in 21 a delete; with `row_bytes` a text column of that size.
+    `ts`: when it was committed, in nanoseconds."""
+    ts = ts or T0 + n * 1_000_003
     source = (
         f'"source":{{"version":"1.0","ts_ms":{ts // 10**6},"ts_ns":{ts},"txId":"{n:026d}","schema":"public","table":"order_items",'
         f'"db":"postgres","cluster":"{CLUSTER}"}},"ts_ms":{ts // 10**6 + 125},"ts_ns":{ts + 125_483_291}}}'
@@ -59,18 +68,31 @@ def _reply(entries: bytes, following: str, behind: int) -> bytes:
 
 
 class Server:
-    def __init__(self, shards: int, records: int, page: int, row_bytes: int, latency: float) -> None:
-        self.count, self.latency, self.page = shards, latency, page
+    def __init__(self, shards: int, records: int, page: int, row_bytes: int, latency: float, live: float = 0.0) -> None:
+        """`live`: records a second, from some seconds after the start on; 0: all are there."""
+        self.count, self.latency, self.page, self.live = shards, latency, page, live
+        self.began = time.time() + 10 + records / 50_000 if live else 0.0
+        self.leases = Leases()
         self.blobs: list[bytes] = []
         self.ends: list[list[int]] = []
         for shard in range(shards):
             entries = [
-                entry(self.sequence(shard, i), T0 / 1e9 + n / 1000, record(n, row_bytes), i)
+                entry(self.sequence(shard, i), self.at(n), record(n, row_bytes, int(self.at(n) * 1e9) if live else 0), i)
                 for i, n in enumerate(range(shard, records, shards))
             ]
             self.blobs.append(b",".join(entries))
             self.ends.append(list(accumulate((len(one) + 1 for one in entries), initial=0)))
         self.total = [len(ends) - 1 for ends in self.ends]
+
+    def at(self, n: int) -> float:
+        """When the n-th record arrives, in seconds since the epoch."""
+        return self.began + n / self.live if self.live else T0 / 1e9 + n / 1000
+
+    def written(self, shard: int) -> int:
+        """Records of a shard that are there by now."""
+        if not self.live:
+            return self.total[shard]
+        return max(0, min(self.total[shard], int(((time.time() - self.began) * self.live - shard) / self.count)))
 
     @staticmethod
     def sequence(shard: int, index: int) -> str:
@@ -85,8 +107,13 @@ class Server:
         }
 
     async def handle(self, request: web.Request) -> web.Response:
-        operation = request.headers["X-Amz-Target"].rpartition(".")[2]
+        service, _, operation = request.headers["X-Amz-Target"].partition(".")
         asked = json.loads(await request.read() or b"{}")
+        if service.startswith("DynamoDB"):
+            status, item = self.leases.answer(operation, asked)
+            body = json.dumps(item).encode()
+            crc = {"X-Amz-Crc32": str(zlib.crc32(body))}
+            return web.Response(body=body, status=status, headers=crc, content_type="application/x-amz-json-1.0")
         if operation == "GetRecords":
             await asyncio.sleep(self.latency)
             shard, _, at = asked["ShardIterator"].partition(":")
@@ -95,14 +122,27 @@ class Server:
         return web.json_response(self.answer(operation, asked), content_type="application/x-amz-json-1.1")
 
     def answered(self, shard: int, at: int, limit: int) -> bytes:
-        ends, after = self.ends[shard], min(at + limit, self.total[shard])
+        written = self.written(shard)
+        ends, after = self.ends[shard], max(at, min(at + limit, written))
         entries = self.blobs[shard][ends[at] : ends[after] - 1] if after > at else b""
-        return _reply(entries, f"{shard}:{after}", self.total[shard] - after)
+        return _reply(entries, f"{shard}:{after}", max(0, written - after))
 
     def answer(self, operation: str, asked: dict[str, Any]) -> dict[str, Any]:
         if operation == "ListShards":
             return {"Shards": [self.shard(n) for n in range(self.count)]}
-        if operation in ("DescribeStreamSummary", "DescribeStream"):
+        if operation == "DescribeStream":
+            stream = {
+                "StreamName": "bench",
+                "StreamARN": "arn:aws:kinesis:us-east-1:123456789012:stream/bench",
+                "StreamStatus": "ACTIVE",
+                "RetentionPeriodHours": 8760,
+                "StreamCreationTimestamp": 1_700_000_000,
+                "EnhancedMonitoring": [],
+                "Shards": [self.shard(n) for n in range(self.count)],
+                "HasMoreShards": False,
+            }
+            return {"StreamDescription": stream}
+        if operation == "DescribeStreamSummary":
             summary = {
                 "StreamName": "bench",
                 "StreamARN": "arn:aws:kinesis:us-east-1:123456789012:stream/bench",
@@ -117,7 +157,7 @@ class Server:
             shard = int(asked["ShardId"].rpartition("-")[2])
             kind, sequence = asked["ShardIteratorType"], asked.get("StartingSequenceNumber", "")
             index = int(sequence[6:]) if sequence else 0
-            at = {"LATEST": self.total[shard], "AFTER_SEQUENCE_NUMBER": index + 1, "AT_SEQUENCE_NUMBER": index}.get(kind, 0)
+            at = {"LATEST": self.written(shard), "AFTER_SEQUENCE_NUMBER": index + 1, "AT_SEQUENCE_NUMBER": index}.get(kind, 0)
             return {"ShardIterator": f"{shard}:{at}"}
         raise web.HTTPBadRequest(text=f"no {operation} here")
 
@@ -136,11 +176,15 @@ async def main() -> None:
     parser.add_argument("--page", type=int, default=10_000)
     parser.add_argument("--row-bytes", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.005)
+    parser.add_argument("--live", type=float, default=0.0, help="records come at so many a second, from some seconds after the start on")
+    parser.add_argument("--s3", type=int, default=0, help="serve an S3 that takes everything at once")
     parser.add_argument("--stall-s3", type=int, default=0, help="serve an S3 that lists nothing and never answers a write")
     asked = parser.parse_args()
-    server = Server(asked.shards, asked.records, asked.page, asked.row_bytes, asked.latency)
-    app = web.Application()
+    server = Server(asked.shards, asked.records, asked.page, asked.row_bytes, asked.latency, asked.live)
+    app = web.Application(client_max_size=1 << 30)
     app.router.add_post("/", server.handle)
+    if asked.s3:
+        app.router.add_route("*", "/{path:.+}", Bucket().handle)
     if asked.stall_s3:
         app.router.add_route("*", "/{path:.+}", stalled_s3)
     runner = web.AppRunner(app, access_log=None)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+"""How often whole processes take turns."""
 DSQLCDC = [sys.executable, "-P", "-m", "dsqlcdc"]
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
@@ -83,6 +85,18 @@ def run(command: Sequence[str], timeout: float = 300, env: Mapping[str, str] | N
         err.seek(0)
         assert code in (0, 4), f"{' '.join(command)} ended with {code}: {err.read()[-2000:]}"
         return Run(out.read(), usage.ru_utime + usage.ru_stime, code, usage.ru_maxrss / 1024)
+
+
+def cpu_of(pid: int) -> float:
+    """User and system seconds of a process that is still running."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_of(pid: int) -> float:
+    """The most MiB that a process has held so far."""
+    found = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(found.split()[1]) / 1024
 
 
 def _wait(process: subprocess.Popen[str], timeout: float) -> Any:

@@ -18,7 +18,7 @@ from tests.benchmarks.boto3_loop import __file__ as BOTO3_LOOP
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
-COUNT, FEW, ROUNDS = 400_000, 4, 3
+COUNT, FEW, ROUNDS = 400_000, 4, harness.ROUNDS
 LATEST = "{type: drop, order: latest}"
 MODEL = """\
 from dsqlcdc.columns import BigInt, Numeric, Row, Text, Timestamptz, Uuid
@@ -58,7 +58,7 @@ class Kind(NamedTuple):
 KINDS = {"drop": Kind(), "drop again": Kind(), "latest": Kind(LATEST), "typed": Kind(table=", model: bench_model:Item")}
 
 
-def _ours(place: Path, kind: Kind, endpoint: str, count: int) -> harness.Run:
+def run_ours(place: Path, kind: Kind, endpoint: str, count: int) -> harness.Run:
     place.mkdir(parents=True)
     (place / "bench_model.py").write_text(MODEL)
     path = harness.config(place, endpoint, kind.sink)
@@ -79,12 +79,12 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Cost]]:
     found: dict[str, list[Cost]] = {}
     root = tmp_path_factory.mktemp("daemon")
     with harness.kinesis(records=COUNT) as many, harness.kinesis(records=FEW) as few:
-        _ours(root / "warm", Kind(), few, FEW)  # modules are compiled
+        run_ours(root / "warm", Kind(), few, FEW)  # modules are compiled
         _boto3(few, FEW)
         for turn in range(ROUNDS):
             for name, kind in KINDS.items():
-                whole = _ours(root / f"{turn} {name}", kind, many, COUNT)
-                start = _ours(root / f"{turn} {name} start", kind, few, FEW)
+                whole = run_ours(root / f"{turn} {name}", kind, many, COUNT)
+                start = run_ours(root / f"{turn} {name} start", kind, few, FEW)
                 found.setdefault(name, []).append(Cost(whole.cpu, start.cpu, whole.rss))
             found.setdefault("boto3 loop", []).append(Cost(_boto3(many, COUNT).cpu, _boto3(few, FEW).cpu))
     rows = [

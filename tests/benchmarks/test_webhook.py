@@ -1,4 +1,4 @@
-"""Webhook deliveries a second, against a bare client that posts the same bodies with the same concurrency in the same run."""
+"""Webhook deliveries a CPU second of the sender, against a bare client that posts the same bodies with the same concurrency in the same run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dsqlcdc.core.tables import Rule, Tables
 from dsqlcdc.testing.records import full
 from dsqlcdc_webhook import Options, WebhookSink
 from dsqlcdc_webhook.event import event
+from tests.benchmarks import harness
 
 pytestmark = pytest.mark.bench
 
@@ -61,9 +62,9 @@ async def bare(url: str, bodies: Sequence[bytes]) -> float:
                 async with session.post(url, data=body, headers={"Content-Type": "application/json"}) as response:
                     await response.read()
 
-        start = time.perf_counter()
+        start = time.process_time()
         await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
-        return COUNT / (time.perf_counter() - start)
+        return COUNT / (time.process_time() - start)
 
 
 async def ours(url: str, made: Sequence[Change]) -> float:
@@ -73,13 +74,13 @@ async def ours(url: str, made: Sequence[Change]) -> float:
     async with WebhookSink(options, Context("p", "hook")) as sink:
         assert isinstance(sink.batching, Batching)
         size = sink.batching.records
-        start = time.perf_counter()
+        start = time.process_time()
         for at in range(0, COUNT, size):
             assert list(await sink.write(made[at : at + size])) == []
-        return COUNT / (time.perf_counter() - start)
+        return COUNT / (time.process_time() - start)
 
 
-async def test_deliveries_keep_six_tenths_of_a_bare_client() -> None:
+async def test_deliveries_keep_up_with_a_bare_client() -> None:
     made = changes()
     bodies = [event(change) for change in made]
     server = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVER, stdout=asyncio.subprocess.PIPE)
@@ -93,6 +94,6 @@ async def test_deliveries_keep_six_tenths_of_a_bare_client() -> None:
         await server.wait()
     ratios = sorted(mine / theirs for theirs, mine in rates)
     print(
-        f"\nwebhook {max(r[1] for r in rates):.0f}/s, bare client {max(r[0] for r in rates):.0f}/s, ratios {[round(r, 2) for r in ratios]}"
+        f"\nwebhook {max(r[1] for r in rates):.0f}, bare client {max(r[0] for r in rates):.0f} a CPU second; {[round(r, 2) for r in ratios]}"
     )
-    assert ratios[ROUNDS // 2] >= 0.6
+    harness.judge("webhook, signed, order by key, against a bare client", ratios[ROUNDS // 2], 0.7, held=0.5)

@@ -104,11 +104,11 @@ def page(shard: str, *items: object) -> Page:
 
 def test_what_came_just_now_tells_how_late_the_service_is_and_what_is_older_does_not() -> None:
     world = World()
-    assert world.lag.late() is None
+    assert world.lag.source_lag() is None
     world.lag.came(page("one", change(NOW - 1.0, NOW - 700.0)))
     world.lag.came(page("two", change(NOW - 1.0, NOW + 5.0)))  # clocks differ
     world.lag.came(page("three", change(NOW - RECENT - 1.0, NOW - 9000.0)))
     world.lag.came(page("four", object()))  # a part of an oversized row has no time of its own
-    assert world.lag.late() == 699.0
+    assert world.lag.source_lag() == 699.0
     world.passes(RECENT)
-    assert world.lag.late() is None
+    assert world.lag.source_lag() is None

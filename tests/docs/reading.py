@@ -28,6 +28,9 @@ VALUES = {
     "TABLE": "dsqlcdc",
     "STREAM_KEY_ARN": "arn:aws:kms:us-east-1:123456789012:key/stream",
     "CLUSTER_KEY_ARN": "arn:aws:kms:us-east-1:123456789012:key/cluster",
+    "DIGEST_BUCKET": "my-digests",
+    "DIGEST_KEY_ARN": "arn:aws:kms:us-east-1:123456789012:key/digests",
+    "DIGEST_ROLE_ARN": "arn:aws:iam::123456789012:role/orders-cdc-digests",
     "BUCKET_KEY_ARN": "arn:aws:kms:us-east-1:123456789012:key/bucket",
 }
 """A value for each placeholder of the policies."""
@@ -143,6 +146,7 @@ def action(service: str, operation: str) -> str:
             "ListObjectsV2": "ListBucket",
             "HeadObject": "GetObject",
             "HeadBucket": "ListBucket",
+            "ListObjectVersions": "ListBucketVersions",
             "GetObjectLockConfiguration": "GetBucketObjectLockConfiguration",
         },
         "dynamodb": {"TransactWriteItems": "PutItem"},

@@ -47,6 +47,7 @@ def test_the_walk_through_can_be_followed(local_aws: LocalAws, tmp_path: Path, m
     first = changes[0].transaction
     assert first in done.stdout
     assert "create or replace view" in done.stdout
+    assert "whole" in done.stdout.splitlines()[-1] or "whole" in done.stdout[-3000:]
 
 
 def test_an_alert_that_is_not_signed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

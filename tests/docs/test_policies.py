@@ -11,7 +11,7 @@ import pytest
 
 from dsqlcdc.streams.policies import trust_policy, write_policy
 from dsqlcdc_s3.aws_objects import policy as sink_policy
-from dsqlcdc_s3.options import Options
+from dsqlcdc_s3.options import ObjectLock, Options
 from dsqlcdc_webhook.options import ClaimCheck
 
 from .reading import POLICIES, ROOT, VALUES, action, actions, aws_commands, blocks, operation, policy, statements
@@ -31,6 +31,9 @@ DOCTOR = ("dsqlcdc/doctor/reading.py", "dsqlcdc/doctor/place.py")
 INIT = ("dsqlcdc/hosts/inventory.py",)
 """What `init --ask-aws` lists."""
 LAKE = ("dsqlcdc/hosts/lake_store.py",)
+DIGESTS = {"sinks/dsqlcdc_s3/signing.py": "kms", "dsqlcdc/aws.py": "sts"}
+AUDIT = ("sinks/dsqlcdc_s3/audit/lake.py",)
+"""What `audit verify` calls; and as every reader of the lake, GetObject and ListBucket."""
 COMPACT = ("sinks/dsqlcdc_s3/compact.py",)
 """What `audit compact` calls beside what the consumer calls."""
 LAMBDA = {
@@ -144,9 +147,25 @@ def test_a_function_may_do_what_it_and_its_trigger_call_and_nothing_more() -> No
     assert actions(policy("lambda.json")) == called | BY_THE_TRIGGER
 
 
+def test_the_writer_of_signed_digests_may_sign_and_take_its_role() -> None:
+    called = {name for path, service in DIGESTS.items() for name in operations(path, service)}
+    assert called == {"kms:GetPublicKey", "kms:Sign", "sts:AssumeRole"}
+    assert actions(policy("consumer-digests.json")) == called
+    assert actions(policy("digests-role.json")) == {"s3:PutObject", "s3:GetObject", "s3:ListBucket"}
+    asked = json.loads(sink_policy(Options(bucket="b", object_lock=ObjectLock(mode="COMPLIANCE", days=1))))
+    assert actions(policy("consumer-lock.json")) == {"s3:PutObjectRetention"} < set(asked[0]["Action"])
+
+
+def test_an_auditor_may_read_every_version_and_change_nothing() -> None:
+    called = {name for path in AUDIT for name in operations(path, "s3")}
+    assert called == {"s3:ListBucketVersions", "s3:GetObject"}
+    beside = {"s3:ListBucket", "s3:GetObjectRetention", "kms:GetPublicKey"}
+    assert actions(policy("audit.json")) == called | beside
+
+
 def test_no_other_module_calls_aws() -> None:
     """A new one must be given a policy: it fails here first."""
-    known = {*CONSUMER, *STATE, *CLAIMS, *MANAGER, *DOCTOR, *INIT, *LAMBDA, *LAKE, *COMPACT}
+    known = {*CONSUMER, *STATE, *CLAIMS, *MANAGER, *DOCTOR, *INIT, *LAMBDA, *LAKE, *COMPACT, *DIGESTS, *AUDIT}
     found = {path for path in modules() if any(_is_operation(*call) for call in calls((ROOT / path).read_text(encoding="utf-8")))}
     assert found == known
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from dsqlcdc.stores.spill import FileSpill
 from dsqlcdc.testing.memory import MemorySource, MemoryStream, RecordingSink
 from dsqlcdc.testing.records import chunked, full
 
+from ..sinks.s3.lake import Bucket, FakeObjects, make_sink, text_of
 from .rigs import Bench, play
 
 START = 1_700_000_000.0
@@ -254,3 +256,21 @@ def test_a_refused_change_does_not_let_the_next_batch_pass() -> None:
     sink = RecordingSink(answer, lanes=4, batching=Batching(records=1, age=0.0))
     play(Bench(stream, order="commit", hold_back=HOLD).run(sink, spill=FileSpill()).run(asyncio.Event()))
     assert [(c.key or {})["id"] for c in sink.written] == list(range(6))
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_in_s3_rows_keep_the_order_inside_objects_and_from_object_to_object(format: str) -> None:
+    stream = MemoryStream(shards=3, now=START)
+    names = list(stream.shards)
+    for number in range(60):
+        late = (number * 7 % 5) * 1.5  # up to six seconds on its way
+        data = full("c", "app.t", {"id": number}, version(number - late), transaction=f"tx{number % 4}")
+        stream.put(names[number % 3], data, after=1)
+    bucket = Bucket()
+    sink = make_sink(FakeObjects(bucket), {"format": format, "roll": {"records": 7, "age": "1s"}, "digest": None})
+    play(
+        Bench(stream, order="commit", hold_back=HOLD, spill=FileSpill()).run(sink, source=MemorySource(stream, page=3)).run(asyncio.Event())
+    )
+    objects = [[line["version"] for line in map(msgspec.json.decode, text_of(key, body).splitlines())] for key, body in bucket.data()]
+    assert len(objects) > 4
+    assert [one for some in objects for one in some] == sorted(version(n - (n * 7 % 5) * 1.5) for n in range(60))
