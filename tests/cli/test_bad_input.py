@@ -36,8 +36,20 @@ FOUND = commands()
 IDS = [" ".join(words) for words, _ in FOUND]
 
 
+MORE = {
+    "checkpoint reset": ["--sink", "lake", "--to", "latest"],
+    "opensearch rebuild": ["--table", "public.orders"],
+    "audit show": ["TXID"],
+}
+"""What a command cannot do without."""
+
+
 def line(words: tuple[str, ...], arguments: list[str], config: str) -> list[str]:
-    return [*words, *(config if "CONFIG" in argument else "x" for argument in arguments if argument.strip("[]…") != "TABLE")]
+    return [
+        *words,
+        *MORE.get(" ".join(words), ()),
+        *(config if "CONFIG" in argument else "x" for argument in arguments if argument.strip("[]…") != "TABLE"),
+    ]
 
 
 def test_the_commands_are_seen() -> None:
