@@ -280,28 +280,30 @@ class OpenSearchSink(Sink):
 
     async def _replacements(self, rows: Sequence[_Row], verdicts: dict[int, Setback]) -> list[Operation]:
         """Fields that were not known are put into the mapping before the first document that has them, those of a batch at once."""
-        texts: dict[int, bytes | None] = {}
+        make = scripted.replacement if self._scripted else replacement
+        operations: list[Operation] = []
         fields: dict[Target, dict[str, Mapping[str, Any]]] = {}
-        again: list[_Row] = []
+        again: list[tuple[_Row, msgspec.Raw]] = []
         for row in rows:
-            if (image := row.change.image) is None:
-                texts[row.index] = None
+            change, target = row.change, row.target
+            if (image := change.image) is None:
+                operations.append(make(row.index, change, target.name, row.id, None))
                 continue
             try:
-                texts[row.index], fresh = row.target.shape.row(image)
+                text, fresh = target.shape.row(image)
             except (msgspec.MsgspecError, ValueError) as error:
                 verdicts[row.index] = Setback(row.index, Verdict.DEAD, "bad_row", f"the row is no JSON object: {error}")
                 continue
             if fresh:
-                fields[row.target] = {**fresh, **fields.get(row.target, {})}
-                again.append(row)
+                fields[target] = {**fresh, **fields.get(target, {})}
+                again.append((row, image))
+            else:
+                operations.append(make(row.index, change, target.name, row.id, text))
         for target, some in fields.items():
             await self._indexes.learn(target, some)
-        for row in again:
-            assert row.change.image is not None
-            texts[row.index], _ = row.target.shape.row(row.change.image)
-        make = scripted.replacement if self._scripted else replacement
-        return [make(row.index, row.change, row.target.name, row.id, texts[row.index]) for row in rows if row.index in texts]
+        for row, image in again:
+            operations.append(make(row.index, row.change, row.target.name, row.id, row.target.shape.row(image)[0]))
+        return operations
 
     async def _late(self, late: Sequence[_Row], verdicts: dict[int, Setback]) -> list[_Row]:
         """Those that may be written as any other."""
