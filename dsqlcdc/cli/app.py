@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tail": ("dsqlcdc.cli.tail", "Changes as they come, to stdout."),
     "checkpoint": ("dsqlcdc.cli.checkpoint", "Where every shard stands, and setting it anew."),
     "stream": ("dsqlcdc.cli.stream", "The stream manager: plan, apply, status, watch, delete."),
-    "audit": ("dsqlcdc.cli.audit", "The lake as evidence: verify it, what was committed, a row's history."),
+    "audit": ("dsqlcdc.cli.audit", "The lake as evidence: verify, transactions, a row's history."),
     "opensearch": ("dsqlcdc.cli.opensearch", "Rebuild an index of a sink of type opensearch."),
     "demo": ("dsqlcdc.cli.demo", "The whole road on this machine, without AWS."),
     "local": ("dsqlcdc.cli.local", "The embedded AWS alone, for development."),
