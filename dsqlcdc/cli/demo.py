@@ -63,6 +63,11 @@ def _show(report: Report) -> None:
         emit(f"  {found.keyless_repeats} repeats in the table without a key, which is at least once by nature")
     hook = report.webhook
     emit(f"webhook: {report.deliveries} signed deliveries of {hook.rows} changes; missing {hook.missing}, different {hook.different}")
+    audit = report.audit
+    shards = f"{audit['shards']} shards read without a gap" if audit["verdict"] == "whole" else "look at dsqlcdc audit verify"
+    emit(
+        f"audit verify: {audit['verdict']}; {audit['manifests']} manifests, {audit['digests']} digests, {audit['rows']} rows judged, {shards}"
+    )
     for what, names in found.examples.items():
         for name in names:
             emit(f"  {what}: {name}")

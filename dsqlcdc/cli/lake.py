@@ -112,7 +112,7 @@ def transactions(
     from dsqlcdc.hosts.lake_query import of_span
 
     span = _span(since, until)
-    found = _ask(config, sink, lake, table, span, lambda loaded: of_span(span))
+    found = _ask(config, sink, lake, table, span, lambda loaded: of_span(span), images=False)
     rows: list[dict[str, Any]] = []
     for version in found:
         if not rows or rows[-1]["transaction"] != version.transaction or rows[-1]["committed_at"] != version.committed_at:
@@ -256,7 +256,14 @@ def _span(since: str, until: str) -> Span:
 
 
 def _ask(
-    config: Path, sink: str, lake: Path | None, tables: str, span: Span, question: Callable[[Config], tuple[str, Sequence[Any]]]
+    config: Path,
+    sink: str,
+    lake: Path | None,
+    tables: str,
+    span: Span,
+    question: Callable[[Config], tuple[str, Sequence[Any]]],
+    *,
+    images: bool = True,
 ) -> list[Version]:
     import asyncio
     import sys
@@ -279,11 +286,11 @@ def _ask(
                 say(f"{len(names)} objects of {store.where} may hold it")
             for _ in range(3):
                 try:
-                    return await ask(store, names, where, values, tell)
+                    return await ask(store, names, where, values, tell, images=images)
                 except Compacted:
                     say("the lake was compacted meanwhile; reading it again")
                     names = await objects(store, tables, span)
-            return await ask(store, names, where, values, tell)
+            return await ask(store, names, where, values, tell, images=images)
 
     return asyncio.run(work())
 

@@ -72,14 +72,14 @@ class Audit(Protocol):
 
     async def verify(self, asked: Mapping[str, Any], tell: Callable[[Told], None]) -> Report: ...
 
-    async def digest(self, *, every: bool = False) -> Sequence[str]: ...
+    async def digest(self, *, every: bool = False, due: bool = False) -> Sequence[str]: ...
 
 
 def audit_of(config: Config, name: str) -> tuple[str, Audit]:
     """The sink that is meant, which may be left out where there is but one, and its audit. Raises ConfigError."""
-    sink = lake_sink(config, name).name
-    made = sink_factory("s3", AUDITS)(config.sinks[sink].options, config.context(sink))
-    return sink, cast(Audit, made)
+    sink = lake_sink(config, name)
+    made = sink_factory(sink.type, AUDITS)(sink.options, config.context(sink.name))
+    return sink.name, cast(Audit, made)
 
 
 async def anchor(config: Config, sink: str) -> dict[str, Any] | None:

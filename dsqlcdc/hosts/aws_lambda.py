@@ -13,6 +13,7 @@ from dsqlcdc.config import Config
 from dsqlcdc.config.show import secrets_of
 from dsqlcdc.contract import Outcome
 from dsqlcdc.hosts import emf, logs
+from dsqlcdc.hosts.audit import audit_of
 from dsqlcdc.hosts.invocation import Outfit, Work, answer, work
 from dsqlcdc.hosts.lambda_config import load_config
 from dsqlcdc.hosts.outfit import open_outfit
@@ -82,7 +83,9 @@ class Function:
 
     def sweep(self, context: Context) -> dict[str, Any]:
         """Deliver rows that are complete and that nobody delivers any more, and give up those whose pieces have waited longer than `max_age`:
-        dead letters, and a gap in the log and the metrics. Gives what became of them, by sink. Raises as `handle` does, and any sink's fault.
+        dead letters, and a gap in the log and the metrics. Write the digests of lakes that are due.
+
+        Gives what became of the rows, by sink. Raises as `handle` does, and any sink's fault.
         """
         return self._run(self._sweep(context))
 
@@ -136,7 +139,12 @@ class Function:
                 raise fault
             finished = sum(count for status in done.statuses for outcome, count in status.settled.items() if outcome != Outcome.PARKED)
             if _now() >= end or not (finished or done.gaps):
-                return {"sinks": totals, "gaps": gaps}
+                break
+        for name, sink in config.sinks.items():
+            if sink.type == "s3" and _now() < end:
+                for key in await audit_of(config, name)[1].digest(due=True):
+                    log.info("%s: digest %s", name, key, extra={"sink": name, "digest": key})
+        return {"sinks": totals, "gaps": gaps}
 
     async def _ready(self) -> tuple[Outfit, Config]:
         """The sinks and stores of this sandbox, made at its first invocation, and anew after one that a sink could not finish."""

@@ -18,6 +18,7 @@ from dsqlcdc import config as config_module
 from dsqlcdc.assemble import aws_of, desired_of
 from dsqlcdc.aws import Aws, client
 from dsqlcdc.hosts import daemon
+from dsqlcdc.hosts.audit import verify
 from dsqlcdc.hosts.receiver import receiving
 from dsqlcdc.local import Local
 from dsqlcdc.local.compare import Comparison, compare
@@ -70,10 +71,18 @@ class Report(msgspec.Struct, frozen=True):
     deliveries: int
     webhook: Comparison
     """Of the distinct events that were received and whose signature was verified: at least once, told apart by their ids."""
+    audit: dict[str, Any]
+    """What `dsqlcdc audit verify --deep` says of the lake."""
 
     @property
     def holds(self) -> bool:
-        return self.comparison.holds and self.webhook.holds and all(_balanced(sink) for run in self.runs for sink in run["sinks"].values())
+        whole = self.audit["verdict"] == "whole"
+        return (
+            whole
+            and self.comparison.holds
+            and self.webhook.holds
+            and all(_balanced(sink) for run in self.runs for sink in run["sinks"].values())
+        )
 
 
 def _balanced(sink: dict[str, Any]) -> bool:
@@ -116,11 +125,12 @@ async def demo(*, directory: Path | None = None, port: int = 0, say: Say, stay: 
             comparison = await asyncio.to_thread(compare, generator.changes, lines)
             webhook = await asyncio.to_thread(compare, generator.changes, receiver.lines())
             deliveries = receiver.deliveries
+            verified = await verify(config, "lake", {"deep": True}, lambda told: None)
             if stay:
                 say(f"everything goes on, new transactions each second. The page: {at} ({at}status, {at}metrics); Ctrl-C ends it")
                 await _stay(config, local, cluster, watch(config))
             records = sum(change.records for change in generator.changes)
-            return Report(str(directory), len(generator.changes), records, runs, comparison, deliveries, webhook)
+            return Report(str(directory), len(generator.changes), records, runs, comparison, deliveries, webhook, verified.as_json())
 
 
 async def _empty_account(aws: Aws) -> str:

@@ -89,12 +89,19 @@ async def objects(lake: LakeStore, tables: str, span: Span) -> list[str]:
 
 
 async def ask(
-    lake: LakeStore, names: Sequence[str], where: str, values: Sequence[Any], tell: Callable[[int, int], None] = lambda done, of: None
+    lake: LakeStore,
+    names: Sequence[str],
+    where: str,
+    values: Sequence[Any],
+    tell: Callable[[int, int], None] = lambda done, of: None,
+    *,
+    images: bool = True,
 ) -> list[Version]:
     """The changes for which `where` holds, a condition over the columns with `values` for its marks; one for each id, in commit order.
 
-    `tell` hears how many objects of how many were read. Raises what the lake raises, Compacted where an object is gone,
-    and Misconfigured for one that cannot be read or where DuckDB is missing. Nothing is left behind, whatever ends it.
+    `tell` hears how many objects of how many were read. Without `images` keys and rows are left out: memory grows with the answer. Raises what
+    the lake raises, Compacted where an object is gone, and Misconfigured for one that cannot be read or where DuckDB is missing. Nothing is left
+    behind, whatever ends it.
     """
     found: dict[str, Version] = {}
     with tempfile.TemporaryDirectory(prefix="dsqlcdc-lake-") as folder:
@@ -102,7 +109,7 @@ async def ask(
         try:
             done = 0
             async for path in _fetched(lake, names, Path(folder)):
-                for version in await asyncio.to_thread(_select, connection, path, where, values, lake.where):
+                for version in await asyncio.to_thread(_select, connection, path, where, values, lake.where, images):
                     found.setdefault(version.id, version)
                 path.unlink()
                 done += 1
@@ -155,10 +162,11 @@ def _connect(folder: Path) -> Any:
     return connection
 
 
-def _select(connection: Any, path: Path, where: str, values: Sequence[Any], place: str) -> list[Version]:
+def _select(connection: Any, path: Path, where: str, values: Sequence[Any], place: str, images: bool) -> list[Version]:
     import duckdb
 
-    names = ", ".join(f'"{name}"' for name in ("id", "op", "schema", "table", "key", "row", "version", "transaction", "late"))
+    shown = '"key", "row"' if images else "null, null"
+    names = f'"id", "op", "schema", "table", {shown}, "version", "transaction", "late"'
     if path.suffix == ".parquet":
         source = "read_parquet(?)"
     else:

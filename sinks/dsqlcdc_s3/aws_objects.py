@@ -150,7 +150,7 @@ class AwsObjects:
             return Misconfigured(what, where=where, why=why, run="aws sts get-caller-identity", code="E105")
         if code in _ELSEWHERE or (_status(error) == 301 and code not in ("NoSuchBucket",)):
             return self._elsewhere(code, error, what, where)
-        if code == "InvalidRequest" and "Object Lock" in str(error):
+        if code == "InvalidRequest" and "Lock" in str(error):
             why = "the bucket has no Object Lock: it must be switched on before `object_lock` is of use"
             run = f"aws s3api put-object-lock-configuration --bucket {self._options.bucket} --object-lock-configuration ObjectLockEnabled=Enabled"
             return Misconfigured(what, where=where, why=why, run=run, code="E104")

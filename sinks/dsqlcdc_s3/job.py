@@ -29,12 +29,12 @@ _decode = msgspec.json.Decoder(Batch).decode
 
 
 async def seal_apart(
-    objects: Objects, options: Options, context: Context, clock: Callable[[], float], *, every: bool = False
+    objects: Objects, options: Options, context: Context, clock: Callable[[], float], *, every: bool = False, due: bool = False
 ) -> Sequence[str]:
     """Write the digests that are missing, and one for the batches of Lambda since the last: the keys of those written.
 
     A chain that the daemon writes is only finished: it seals itself. Two at a time do no harm: one of them seals. `every`: look at all
-    batches, not only at those since the last digest but one. Raises Unavailable and Misconfigured.
+    batches, not only at those since the last digest but one. `due`: only when `digest.every` is over. Raises Unavailable and Misconfigured.
     """
     owner = Owner(context.pipeline, context.sink, f"s3://{options.bucket}/{options.prefix}", options.prefix)
     chain = Chain(objects, owner)
@@ -48,6 +48,9 @@ async def seal_apart(
     sealer.begin(last)
     written = await sealer.finish()
     if last is not None and body is not None and (last.seal is None or last.seal.by != "job"):
+        return written
+    age = clock() - datetime.fromisoformat(last.created_at).timestamp() if last is not None else 0.0
+    if due and last is not None and given is not None and age < given.every:
         return written
     beside, gone, marks = await _Look(objects, chain, owner, clock).batches(last, every=every)
     replays, empty = await sealer.replays()

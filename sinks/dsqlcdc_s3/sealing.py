@@ -94,14 +94,13 @@ class Sealer:
     async def replays(self) -> tuple[list[Link], list[str]]:
         """The manifests of compactions, and of replays whose object is there for ever, that no seal has named yet; and void objects."""
         keys: list[str] = []
-        for kind in ("compact", "replay"):
-            start = after = f"{self._owner.prefix}manifests/{kind}-"
-            while True:
-                page = await self._objects.list(start, after)
-                keys += page
-                if len(page) < PAGE:
-                    break
-                after = page[-1]
+        start, after = f"{self._owner.prefix}manifests/", f"{self._owner.prefix}manifests/b"
+        while True:  # compact-… and replay-… are all that sorts behind the chain and apart/
+            page = await self._objects.list(start, after)
+            keys += page
+            if len(page) < PAGE:
+                break
+            after = page[-1]
         if not keys:
             return [], []
         if self._beside is None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from dsqlcdc.contract import Change, Context, Op, Progress, Resume, Table, Unavailable
+from dsqlcdc_s3 import Options, S3Sink
 from dsqlcdc_s3.digest import body_of, message
 from dsqlcdc_s3.encode import void
+from dsqlcdc_s3.opening import in_aws
 
 from .command import Done
 from .world import BUCKET, STREAM, World, lake
@@ -211,3 +217,143 @@ def test_a_declared_gap_is_no_alteration(world: World) -> None:
     assert done.json["verdict"] == "whole with declared gaps"
     assert {one["kind"] for one in done.json["findings"]} <= {"gap", "note"}
     assert any(one["code"] == "reset" for one in done.json["findings"])
+
+
+# ── what only a writer can leave behind ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Stubborn:
+    """A store that does not take one part until it is told to."""
+
+    def __init__(self, objects: Any) -> None:
+        self._objects, self.refuses = objects, ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objects, name)
+
+    async def put(self, key: str, body: bytes, **more: Any) -> Any:
+        if self.refuses and self.refuses in key:
+            raise Unavailable("cannot put", where=key, why="no answer")
+        return await self._objects.put(key, body, **more)
+
+
+def written(world: World, write: Callable[[S3Sink, Stubborn, Callable[[str, int], None]], Any], lineage: Mapping[str, Any]) -> None:
+    """A lake by the real writer over the embedded S3; `write(sink, store, read)` says what it does, `read(shard, to)` what is read by then."""
+    options = Options(bucket=BUCKET, prefix="cdc/", endpoint_url=world.server.endpoint, region="us-east-1")
+    made = Context("acceptance", "lake")
+    at: dict[str, int] = {}
+
+    def progress() -> list[Progress]:
+        return [
+            Progress(shard, "trim_horizon", str(to), to, {"delivered": to}, 0, frontier=str(to), arrived=1.0, first="1")
+            for shard, to in at.items()
+        ]
+
+    async def run() -> None:
+        async with in_aws(options, made) as objects:
+            store = Stubborn(objects)
+
+            @asynccontextmanager
+            async def opened() -> AsyncIterator[Any]:
+                yield store
+
+            async with S3Sink(options, made, objects=opened, ticking=False) as sink:
+                await sink.resume(Resume("acceptance", "lake", b"", 0.0, progress, "s@1", lambda: lineage))
+                await write(sink, store, at.__setitem__)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in world.environ.items():
+            patch.setenv(name, value)
+        asyncio.run(run())
+
+
+def change(number: int) -> Change:
+    table = Table("c1", "public", "orders", ("id",))
+    hasher = hashlib.blake2b(msgspec.json.encode(["c1", "public", "orders"]), digest_size=16)
+    version = 1_800_000_000 * 10**9 + number
+    hasher.update(b'{"id":%d}' % number + version.to_bytes(8, "big"))
+    key = msgspec.Raw(b'{"id":%d}' % number)
+    return Change(hasher.digest(), Op.INSERT, table, key, version, "t", key, None, b"", "s1", str(number), 1_800_000_000.0)
+
+
+@pytest.mark.timeout(180)
+def test_a_void_part_that_is_filled_later_is_found(world: World) -> None:
+    async def write(sink: S3Sink, store: Stubborn, read: Callable[[str, int], None]) -> None:
+        store.refuses = "000000000001-0000"
+        with pytest.raises(Unavailable):
+            await sink.write([change(1)])
+        store.refuses = ""
+        assert await sink.write([change(1), change(2)]) == []
+        read("s1", 2)
+        await sink.seal(closing=True)
+
+    written(world, write, {"s1": ()})
+    evidence = Evidence(world)
+    report = evidence.verify("--deep").expect(0).json
+    assert (report["void"], report["rows"]) == (1, 2)
+    first, second = evidence.keys("data")
+    assert evidence.objects[first] == void()
+    assert evidence.tampered({first: evidence.objects[second]}) == [("filled", first)]
+    assert evidence.tampered({second: void()}) == [("emptied", second)]
+
+
+@pytest.mark.timeout(180)
+def test_a_shard_that_nobody_read_is_found(world: World) -> None:
+    async def write(sink: S3Sink, store: Stubborn, read: Callable[[str, int], None]) -> None:
+        assert await sink.write([change(1)]) == []
+        read("s1", 1)
+        await sink.seal()
+        assert await sink.write([change(2)]) == []
+        read("s1", 2)
+        await sink.seal(closing=True)
+
+    written(world, write, {"s1": (), "s2": ()})
+    found = Evidence(world).verify().expect(1).json["findings"]
+    assert [(one["kind"], one["code"], one["where"]) for one in found] == [("missing", "unread", "s2")]
+
+
+# ── keys, buckets, locks, Lambda ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_digests_signed_by_kms_in_a_bucket_of_their_own_and_a_lake_that_is_held(world: World) -> None:
+    s3, kms = world.server.client("s3"), world.server.client("kms")
+    s3.create_bucket(Bucket="held", ObjectLockEnabledForBucket=True)
+    s3.create_bucket(Bucket="digests", ObjectLockEnabledForBucket=True)
+    key = kms.create_key(KeyUsage="SIGN_VERIFY", KeySpec="ECC_NIST_P256")["KeyMetadata"]["Arn"]
+    role = "arn:aws:iam::123456789012:role/orders-cdc-digests"
+    digest = {"key": key, "bucket": "digests", "role": role}
+    sink = {**lake(digest=digest, object_lock={"mode": "GOVERNANCE", "days": 30}), "bucket": "held"}
+    world.configure(sinks={"lake": sink})
+    world.commit(40)
+    world.once().expect(0)
+    names = [one["Key"] for one in s3.list_objects_v2(Bucket="digests")["Contents"]]
+    assert len(names) == 1
+    assert not s3.list_objects_v2(Bucket="held", Prefix="cdc/digests/").get("Contents")
+    verify = ("audit", "verify", str(world.config), "--json")
+    report = world.run(*verify).expect(0).json
+    assert (report["verdict"], report["signed"], report["digests"]) == ("whole", 1, 1)
+    (world.directory / "audit.pub").write_bytes(kms.get_public_key(KeyId=key)["PublicKey"])
+    world.run(*verify, "--public-key", str(world.directory / "audit.pub")).expect(0)
+    one = next(one["Key"] for one in s3.list_objects_v2(Bucket="held", Prefix="cdc/data/")["Contents"])
+    s3.put_object_retention(Bucket="held", Key=one, BypassGovernanceRetention=True, Retention={})
+    assert [(found["code"], found["where"]) for found in world.run(*verify).expect(1).json["findings"]] == [("retention", one)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_killed_writers_digest_is_written_by_the_command_and_secrets_are_in_no_log(world: World) -> None:
+    secret = pem(world.directory / "audit.pem").read_text().splitlines()[1]
+    world.configure(sinks={"lake": lake(digest={"key": "audit.pem"})})
+    world.commit(40)
+    done = world.once("--log", "json").expect(0)
+    assert secret not in done.out + done.err
+    evidence = Evidence(world)
+    (digest,) = evidence.keys("digests")
+    evidence.put({digest: None})
+    assert evidence.verify().expect(1).json["findings"][0]["code"] == "digest"
+    written = world.run("audit", "digest", str(world.config), "--json").expect(0).json
+    assert written == {"digests": [digest]}
+    assert evidence.verify().expect(0).json["signed"] == 1
+    assert world.run("audit", "digest", str(world.config), "--json").expect(0).json == {"digests": []}

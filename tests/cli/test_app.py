@@ -40,7 +40,7 @@ SUBCOMMANDS = [
     ["audit", "transactions"],
     ["audit", "compact"],
 ]
-GROUPS = (["config"], ["dead"], ["checkpoint"], ["stream"], ["opensearch"], ["audit"])
+GROUPS = (["config"], ["dead"], ["checkpoint"], ["stream"], ["audit"], ["opensearch"])
 HEAVY = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "orjson", "prometheus_client", "pydantic", "rich", "yaml")
 
 

@@ -43,7 +43,8 @@ def test_small_objects_become_one_once_the_stream_has_forgotten_them(
         lines = [line for key in keys for line in gzip.decompress(s3.get_object(Bucket="lake", Key=key)["Body"].read()).splitlines()]
         return len(keys), sorted(lines)
 
-    assert run("run", "--once")[0] == 0
+    for _ in range(2):  # the second one is told by its checkpoint that the first has passed every object
+        assert run("run", "--once")[0] == 0
     objects, lines = rows()
     assert objects > 3
     code, out, err = run("audit", "compact", "--older-than", "1h", "--yes")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsqlcdc.contract import Batching, Change, Setback, Verdict
@@ -79,20 +80,23 @@ def test_with_disorder_within_the_hold_the_output_is_exactly_commit_order(some: 
     assert status.open == status.held == 0
 
 
-def test_without_the_hold_the_same_histories_are_out_of_order() -> None:
-    @settings(max_examples=150, deadline=None, database=None, phases=[Phase.generate])
-    @given(rows, st.data())
-    def law(some: list[Row], data: st.DataObject) -> None:
-        stream = stream_of(some, data)
-        sink, status = run(stream, source=MemorySource(stream, page=4), hold_back=0.0)
-        assert len(sink.written) == len(some)
+def test_without_the_hold_such_histories_are_out_of_order() -> None:
+    """The control: what the hold is for."""
+    in_order = 0
+    for seed in range(20):
+        chance = random.Random(seed)
+        stream = MemoryStream(shards=2, now=START)
+        names = list(stream.shards)
+        for number in range(20):
+            data = full("c", "app.t", {"id": number}, version(number - chance.random() * 5))
+            stream.put(names[number % 2], data, after=1)
+        sink, status = run(stream, source=MemorySource(stream, seed=seed, page=2), hold_back=0.0)
+        assert len(sink.written) == 20
         assert status.late == sum(change.late for change in sink.written)
         timely = [change.version for change in sink.written if not change.late]
         assert timely == sorted(timely), "not even marked"
-        assert committed(sink) == sorted(committed(sink)), "out of order"
-
-    with pytest.raises(AssertionError, match="out of order"):
-        law()
+        in_order += committed(sink) == sorted(committed(sink))
+    assert in_order < 10
 
 
 def test_a_late_change_is_delivered_marked_and_counted() -> None:

@@ -58,10 +58,12 @@ class Audit:
             signs = digest is not None and digest.key is not None
             return await Verification(lake, self._owner, store, prefix, keys, asked, tell, signs=signs).run()
 
-    async def digest(self, *, every: bool = False) -> Sequence[str]:
-        """Write the digests that are missing, with the writer's rights: the keys of those written. `every`: look at all manifests of Lambda."""
+    async def digest(self, *, every: bool = False, due: bool = False) -> Sequence[str]:
+        """Write the digests that are missing, with the writer's rights: the keys of those written. See seal_apart."""
+        if self._options.digest is None:
+            return ()
         async with in_aws(self._options, self._context) as objects:
-            return await seal_apart(objects, self._options, self._context, time.time, every=every)
+            return await seal_apart(objects, self._options, self._context, time.time, every=every, due=due)
 
     async def _own_key(self) -> PublicKey:
         """The public half of the key that the config signs with."""

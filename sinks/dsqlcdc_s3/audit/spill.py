@@ -18,6 +18,7 @@ class Spill:
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="dsqlcdc-audit-")
         self._waiting: dict[tuple[str, int], array[int]] = {}
+        self._written: set[tuple[str, int]] = set()
 
     def __enter__(self) -> Spill:
         return self
@@ -35,8 +36,6 @@ class Spill:
 
     def without(self, one: str, other: str) -> set[int]:
         """Marks of the names in one set that are not in the other."""
-        for place in list(self._waiting):
-            self._write(place)
         found: set[int] = set()
         for number in range(_FILES):
             found |= self._read(one, number) - self._read(other, number)
@@ -47,13 +46,13 @@ class Spill:
 
     def _write(self, place: tuple[str, int]) -> None:
         waiting = self._waiting.pop(place)
+        self._written.add(place)
         with self._path(*place).open("ab") as file:
             file.write(waiting.tobytes())
 
     def _read(self, label: str, number: int) -> set[int]:
-        path = self._path(label, number)
-        hashes: array[int] = array("Q")
-        if path.exists():
+        path, hashes = self._path(label, number), self._waiting.get((label, number), array("Q"))[:]
+        if (label, number) in self._written:
             hashes.frombytes(path.read_bytes())
         return set(hashes)
 

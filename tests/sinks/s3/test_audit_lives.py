@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
+from dsqlcdc.contract import Unavailable
 from dsqlcdc.testing.virtual import run
 from dsqlcdc_s3 import S3Sink
 from dsqlcdc_s3.account import Books
 from dsqlcdc_s3.encode import void
-from dsqlcdc_s3.manifest import Manifest, Word, decode_word
+from dsqlcdc_s3.manifest import Manifest, Word
 from dsqlcdc_s3.memory import Memory
 
 from . import test_core_lives as core
 from .auditing import audit, troubles
-from .lake import Bucket
+from .lake import Bucket, FakeObjects, change, make_sink, resume
 from .lives import Habits, World, play, verdict
 
 SEALING = Habits(seals=True)
@@ -154,16 +155,39 @@ def test_what_is_told_twice_does_not_add_up(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(core_troubles(range(60))) > 3
 
 
-def test_a_void_part_that_no_manifest_tells_of_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(self: S3Sink) -> bytes:
-        word = decode_word(_word(self))
-        assert word is not None
-        oldest = Memory.oldest(self._memory, self._next, self._progress())
-        return _encode(Word(word.format, word.epoch, oldest, word.place, word.last, word.accounts))
+async def _voided_by_a_run_that_wrote_nothing() -> Bucket:
+    """A run claims a batch and dies; the next one voids its part, commits and dies; the third closes the lake."""
+    bucket = Bucket()
 
-    _word, _encode = S3Sink.word, core.msgspec.json.encode
+    def no_part(key: str, body: bytes) -> None:
+        if "data/" in key:
+            raise Unavailable("cannot put", why="no answer")
+
+    word = b""
+    for life, refuses in enumerate((True, False, False)):
+        objects = FakeObjects(bucket, before=no_part) if refuses else FakeObjects(bucket)
+        async with make_sink(objects, {"digest": {}}, writer=f"w{life}", ticking=False) as sink:
+            await sink.resume(resume(word))
+            if refuses:
+                with pytest.raises(Unavailable):
+                    await sink.write([change(1)])
+            word = sink.account(sink.word())
+    async with make_sink(FakeObjects(bucket), {"digest": {}}, writer="last", ticking=False) as sink:
+        await sink.resume(resume(word))
+        assert await sink.seal(closing=True)
+    return bucket
+
+
+async def test_a_void_part_is_told_by_the_first_run_that_writes_a_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert troubles(await audit(await _voided_by_a_run_that_wrote_nothing(), deep=False)) == []
+
+    def forgetful(self: S3Sink) -> bytes:
+        oldest = Memory.oldest(self._memory, self._next, self._progress())
+        return core.msgspec.json.encode(Word(1, self._epoch, oldest, self._place, self._next - 1))
+
     monkeypatch.setattr(S3Sink, "word", forgetful)
-    assert unsound(range(100, 150))
+    found = troubles(await audit(await _voided_by_a_run_that_wrote_nothing(), deep=False))
+    assert [one[:2] for one in found] == [("altered", "emptied")], "the control"
 
 
 def test_a_manifest_that_leaves_a_shard_out_shows(monkeypatch: pytest.MonkeyPatch) -> None:
