@@ -1,4 +1,4 @@
-# make install | demo | test | test-live | check | bench | bench-peers | lambda-zip      (nothing but Python 3.11 or newer is needed)
+# make install | demo | test | test-live | test-cdk | test-browser | check | docs | bench | bench-peers | lambda-zip      (nothing but Python 3.11 or newer is needed)
 #
 #   VENV=dir    where the environment is made (.venv)
 #   WHEEL=file  test this wheel, not the source tree (VENV should then be a fresh one)
@@ -17,7 +17,7 @@ SUBJECT := $(if $(WHEEL),$(WHEEL),-e .)
 # Neither the working directory nor a script's goes onto sys.path: what is installed is what runs.
 export PYTHONSAFEPATH := 1
 
-.PHONY: install demo test test-live check bench bench-peers lambda-zip clean
+.PHONY: install demo test test-live test-cdk test-browser check docs bench bench-peers lambda-zip clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -29,8 +29,18 @@ test: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist worksteal $(TESTS)
 
 # Real servers on loopback: a single-node OpenSearch (Java 17 and Maven are needed, and said to be where they are not there).
+# OPENSEARCH_VERSION=3.6.0 takes that one: Java 21 or newer, from JAVA_HOME or the path.
 test-live: $(VENV)/.dev
 	$(BIN)/pytest -m live -p no:xdist tests/live
+
+# The CDK constructs, synthesised and linted: their libraries are 430 MB.
+test-cdk: $(VENV)/.cdk
+	$(BIN)/pytest -m cdk -p no:xdist tests/deploy
+
+# The status page in a real Chromium, which is installed where that can be done.
+test-browser: $(VENV)/.browser
+	tests/browser/chromium
+	$(BIN)/pytest -m browser -p no:xdist tests/browser
 
 check: $(VENV)/.dev $(VENV)/.deploy
 	$(BIN)/ruff check .
@@ -38,6 +48,11 @@ check: $(VENV)/.dev $(VENV)/.deploy
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	deploy/check $(BIN)
+	$(BIN)/python docs/site.py --out dist/docs
+
+# The documentation as a site, in dist/docs; a broken link is an error.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/site.py --out dist/docs
 
 bench: $(VENV)/.bench
 	$(BIN)/pytest -m bench -s -p no:xdist tests/benchmarks
@@ -80,4 +95,12 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(WHEEL) | $(BIN)/python
 # What lints deploy/: some 400 MB, so only `make check` has it.
 $(VENV)/.deploy: $(VENV)/.dev
 	$(PIP) install --quiet --constraint constraints.txt $(SUBJECT)[deploy]
+	touch $@
+
+$(VENV)/.browser: $(VENV)/.dev
+	$(PIP) install --quiet --constraint constraints.txt $(SUBJECT)[browser]
+	touch $@
+
+$(VENV)/.cdk: $(VENV)/.deploy
+	$(PIP) install --quiet --constraint constraints.txt $(SUBJECT)[cdk]
 	touch $@

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,7 +21,7 @@ from dsqlcdc.core.pipeline import Pipeline, Recipe
 from dsqlcdc.core.ports import CheckpointStore, FragmentStore, Name, ResettableStore
 from dsqlcdc.core.route import Route
 from dsqlcdc.core.tables import Model, Rule, Tables
-from dsqlcdc.core.telemetry import Status
+from dsqlcdc.core.telemetry import Kept, Status
 from dsqlcdc.errors import ConfigError, Unavailable
 from dsqlcdc.plugins import GROUP, sink_factory
 from dsqlcdc.sources.budget import ReadLimits
@@ -36,23 +36,28 @@ from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.stores.s3_dead_letters import S3DeadLetters
 from dsqlcdc.stores.s3_fragments import S3Fragments
 from dsqlcdc.stores.s3_objects import S3Objects
+from dsqlcdc.stores.spill import FileSpill
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
 from dsqlcdc.streams.clients import Clients, open_clients
 from dsqlcdc.streams.deeds import acting_name
 from dsqlcdc.streams.desired import Desired, Target
 from dsqlcdc.streams.health import Event
 from dsqlcdc.streams.watch import Watch, log_event
+from dsqlcdc.traces import Wrap
 
 _ROOM = 96 * 1024 * 1024
 """Bytes in flight of one pipeline, at least: a few of the largest rows, and one batch being written while the next one fills."""
 
 
 class Assembly(msgspec.Struct, frozen=True):
-    """What one process runs: the pipelines, one a sink, and what they share. `watch`: of the CDC stream, where the config has one."""
+    """What one process runs: the pipelines, one a sink, and what they share. `watch`: of the CDC stream, where the config has one.
+    `pipeline`: its name."""
 
     pipelines: Sequence[Pipeline]
     sources: Sequence[KinesisSource]
     checkpoints: CheckpointStore
+    fragments: FragmentStore
+    pipeline: str
     watch: Watch | None = None
 
     def statuses(self) -> Sequence[Status]:
@@ -62,6 +67,11 @@ class Assembly(msgspec.Struct, frozen=True):
         """What all pipelines together have read of the stream."""
         counts = [source.counts() for source in self.sources]
         return msgspec.structs.replace(counts[0], buffered_bytes=sum(count.buffered_bytes for count in counts))
+
+    async def kept(self) -> Kept:
+        """What the stores hold. Raises Unavailable, Misconfigured."""
+        parts, size = await self.fragments.waiting()
+        return Kept(self.pipeline, tuple(await self.checkpoints.gaps(self.pipeline)), parts, size, time.time())
 
 
 def aws_of(config: Config) -> Aws:
@@ -177,8 +187,13 @@ def _model(path: str | None) -> Model | None:
     return read
 
 
-def make_watch(config: Config, checkpoints: CheckpointStore, tell: Callable[[Event], None] = log_event) -> Watch:
-    """The watch over the CDC stream of the config; `tell` hears its events. Raises ConfigError where the config has none."""
+def make_watch(
+    config: Config,
+    checkpoints: CheckpointStore,
+    tell: Callable[[Event], None] = log_event,
+    read: Callable[[], float | None] = lambda: None,
+) -> Watch:
+    """The watch over the CDC stream of the config; `tell` hears its events, `read` as in Watch. Raises ConfigError where the config has none."""
     desired, memory = desired_of(config), config.state.type == "memory"
 
     @asynccontextmanager
@@ -194,9 +209,13 @@ def make_watch(config: Config, checkpoints: CheckpointStore, tell: Callable[[Eve
             await store.close()
 
     def clients() -> AbstractAsyncContextManager[Clients]:
-        return open_clients(aws_of(config), desired, deadline=60.0)
+        return open_clients(aws_of(config), desired, deadline=60.0, metrics=True)
 
-    return Watch(desired, clients, checkpoints, lease, durable=not memory, tell=tell, clock=time.time, random=random.random)
+    return Watch(desired, clients, checkpoints, lease, durable=not memory, tell=tell, clock=time.time, random=random.random, read=read)
+
+
+def _order(word: str) -> Literal["unique", "latest", "commit"]:
+    return "latest" if word == "latest" else "commit" if word == "commit" else "unique"
 
 
 def _always() -> float:
@@ -205,8 +224,10 @@ def _always() -> float:
 
 
 @asynccontextmanager
-async def assemble(config: Config, *, once: bool = False, deadline: float | None = None) -> AsyncGenerator[Assembly, None]:
-    """Open everything a run needs and make its pipelines; leaving closes it all.
+async def assemble(
+    config: Config, *, once: bool = False, deadline: float | None = None, wrap: Wrap | None = None
+) -> AsyncGenerator[Assembly, None]:
+    """Open everything a run needs and make its pipelines; leaving closes it all. `wrap`: each sink as it is to be run (see traces).
 
     Raises ConfigError, Misconfigured (no such stream, access denied, an unusable state), Unavailable when the stream could not be asked
     within `deadline` seconds (None: asked for ever).
@@ -217,13 +238,18 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
         if isinstance(fragments, S3Fragments):
             with contextlib.suppress(Unavailable):  # the first piece will tell
                 await fragments.prepare()
-        watch = make_watch(config, checkpoints) if config.stream is not None else None
+        pipelines: list[Pipeline] = []
+
+        def source_lag() -> float | None:
+            found = [seconds for one in pipelines if (seconds := one.source_lag()) is not None]
+            return max(found, default=None)
+
+        watch = make_watch(config, checkpoints, read=source_lag) if config.stream is not None else None
         tables, source = make_tables(config), config.source
         limits = ReadLimits(source.reads_per_second, source.bytes_per_second)
         async with open_feeds(
             source.stream, aws_of(config), limits=limits, poll=source.poll, prefetch=source.prefetch, deadline=deadline
         ) as feeds:
-            pipelines: list[Pipeline] = []
             sources: list[KinesisSource] = []
             for name, sink in config.sinks.items():
                 reader = KinesisSource(
@@ -239,6 +265,8 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                 )
                 sources.append(reader)
                 destination = make_sink(config, name)
+                if wrap is not None:
+                    destination = wrap(name, destination)
                 pipelines.append(
                     Pipeline(
                         Recipe(
@@ -252,7 +280,9 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                             clock=time.time,
                             random=random.random,
                             route=Route(sink.tables or (), sink.ops or ()),
-                            order="latest" if sink.order == "latest" else "unique",
+                            order=_order(sink.order),
+                            hold_back=sink.hold_back,
+                            spill=FileSpill() if sink.order == "commit" else None,
                             lateness=source.lateness,
                             max_age=config.fragments.max_age,
                             room=max(_ROOM, int(destination.batching.bytes * 1.5)),
@@ -261,7 +291,7 @@ async def assemble(config: Config, *, once: bool = False, deadline: float | None
                         )
                     )
                 )
-            yield Assembly(pipelines, sources, checkpoints, watch)
+            yield Assembly(pipelines, sources, checkpoints, fragments, config.pipeline, watch)
     finally:
         await fragments.close()
         await letters.close()

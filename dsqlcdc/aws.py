@@ -22,11 +22,15 @@ __all__ = ["CODES", "EXPIRED", "Aws", "Kind", "client", "custom_endpoint", "erro
 
 
 class Aws(msgspec.Struct, frozen=True):
-    """The config's `aws` block. What is None comes from the standard chain: environment, shared config, container, instance."""
+    """The config's `aws` block. What is None comes from the standard chain: environment, shared config, container, instance.
+
+    `role`: its ARN; it is assumed with those credentials, for each client anew, for an hour.
+    """
 
     region: str | None = None
     profile: str | None = None
     endpoint_url: str | None = None
+    role: str | None = None
 
 
 def custom_endpoint(aws: Aws, service: str = "") -> bool:
@@ -69,8 +73,9 @@ async def _client(service: str, aws: Aws, told: Callable[[Any], None], config: d
         told(session)
         # AWS_REGION is what every other SDK, Lambda and ECS call it; botocore knows AWS_DEFAULT_REGION only.
         region = aws.region or os.environ.get("AWS_REGION") or None
+        credentials = {} if aws.role is None else await _assume(aws)
         making = session.create_client(
-            service, region_name=region, endpoint_url=aws.endpoint_url or None, config=config_module.AioConfig(**settings)
+            service, region_name=region, endpoint_url=aws.endpoint_url or None, config=config_module.AioConfig(**settings), **credentials
         )
         opened = await making.__aenter__()
     except _opening() as error:
@@ -79,6 +84,21 @@ async def _client(service: str, aws: Aws, told: Callable[[Any], None], config: d
         yield opened
     finally:
         await making.__aexit__(None, None, None)
+
+
+async def _assume(aws: Aws) -> dict[str, str]:
+    """The credentials of `aws.role`, as arguments of create_client."""
+    async with client("sts", msgspec.structs.replace(aws, role=None)) as sts:
+        try:
+            answer: dict[str, Any] = await sts.assume_role(RoleArn=aws.role, RoleSessionName="dsqlcdc")
+        except errors() as error:
+            raise translate(error, doing="assume a role", where=str(aws.role), resource=str(aws.role)) from error
+    found: dict[str, str] = answer["Credentials"]
+    return {
+        "aws_access_key_id": found["AccessKeyId"],
+        "aws_secret_access_key": found["SecretAccessKey"],
+        "aws_session_token": found["SessionToken"],
+    }
 
 
 def _opening() -> tuple[type[Exception], ...]:
@@ -312,6 +332,7 @@ _PREFIXES: Mapping[str, str] = {
     "dynamodb": "GetItem PutItem UpdateItem DeleteItem Query Scan BatchGetItem BatchWriteItem DescribeTable CreateTable",
     "dsql": "CreateStream GetStream ListStreams DeleteStream GetCluster",
     "iam": "GetRole CreateRole PutRolePolicy GetRolePolicy UpdateAssumeRolePolicy",
+    "cloudwatch": "GetMetricData GetMetricStatistics",
 }
 _OTHERWISE = {"TransactWriteItems": "dynamodb:PutItem"}  # the actions of what is in it
 _S3_ACTIONS = {"HeadBucket": "ListBucket", "ListObjectsV2": "ListBucket", "ListObjects": "ListBucket", "HeadObject": "GetObject"}
@@ -329,7 +350,7 @@ def _denied(code: str, operation: str, message: str, resource: str) -> tuple[str
         return f"{resource.split(':')[2]}:{operation}", resource
     for prefix, operations in _PREFIXES.items():
         if operation in operations.split():
-            return f"{prefix}:{operation}", ""
+            return f"{prefix}:{operation}", resource
     if operation in _S3_ACTIONS or operation.endswith(("Object", "Bucket", "MultipartUpload", "UploadPart")):
         return f"s3:{_S3_ACTIONS.get(operation, operation)}", ""
     return operation, ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -93,6 +93,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     `arrived` is Kinesis's ApproximateArrivalTimestamp, seconds since the epoch. An oversized row has the position and arrival of the record
     that completed it, which answers for it; `raw` is its main record. `typed` is the row model's instance, if the table has one.
     Where columns of the table are masked for this sink, `raw` is empty and `typed` and `assembled` are None.
+    `late`, with order `commit` only: changes committed after this one went to the sink before it.
     """
 
     id: bytes
@@ -109,6 +110,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     arrived: float
     typed: Any = None
     assembled: Mapping[str, bytes] | None = None
+    late: bool = False
 
     @property
     def key(self) -> dict[str, Any] | None:
@@ -172,10 +174,14 @@ class Batching(msgspec.Struct, frozen=True):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """A change that a sink found to be in already: its id and the arrival time (seconds) of its record."""
+    """A change that a sink found to be in already: its id and the arrival time (seconds) of its record.
+
+    `version`: of this change or of the newest that it found, 0 where it does not say; with order `commit` what is older is late.
+    """
 
     id: bytes
     arrived: float
+    version: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -185,6 +191,7 @@ class Progress(msgspec.Struct, frozen=True):
     read == sum of settled + open. `frontier`: nothing at or before this sequence number is owed, and no restart from now on reads it again
     but to remember it; "" where nothing is known yet, "end" for the whole of a closed shard. It may lag. `arrived`: nothing that arrived at
     this shard up to then (seconds since the epoch) is owed; it moves on while the shard is read at its tip, and is 0 where nothing is known.
+    `first` is the first record read in this run, "" before that.
     """
 
     shard: str
@@ -196,6 +203,19 @@ class Progress(msgspec.Struct, frozen=True):
     ended: bool = False
     frontier: str = ""
     arrived: float = 0.0
+    first: str = ""
+
+
+def _no_lineage() -> Mapping[str, Sequence[str]]:
+    return {}
+
+
+async def _no_gaps() -> Sequence[Mapping[str, Any]]:
+    return ()
+
+
+def _no_dead() -> Mapping[str, int]:
+    return {}
 
 
 class Resume(msgspec.Struct, frozen=True):
@@ -203,6 +223,10 @@ class Resume(msgspec.Struct, frozen=True):
 
     `word` is what the sink said last (Sink.word) with the last commit, b"" at first. `since`: no record that arrived before this time
     (seconds) can be read again, so what came in earlier need not be known. `progress` answers at any moment, per shard.
+
+    What an account of the run is made of: `stream` is its name with its creation time; `lineage` the shards that are listed, read or not,
+    each with its parents; `gaps` what this sink may have lost, each with id, kind, sink, stream, shard, after, until, from_time, to_time,
+    detail and acked (it raises Unavailable); `dead` the dead letters of this run by code.
     """
 
     pipeline: str
@@ -210,6 +234,10 @@ class Resume(msgspec.Struct, frozen=True):
     word: bytes
     since: float
     progress: Callable[[], Sequence[Progress]]
+    stream: str = ""
+    lineage: Callable[[], Mapping[str, Sequence[str]]] = _no_lineage
+    gaps: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] = _no_gaps
+    dead: Callable[[], Mapping[str, int]] = _no_dead
 
 
 def _no_columns(table: str) -> Mapping[str, str] | None:
@@ -224,6 +252,9 @@ class Context(msgspec.Struct, frozen=True):
     `columns` gives, for a table's name `schema.table`, the PostgreSQL types of the columns by name, as this sink gets them (masked ones are
     text, dropped ones are left out); None where the table has no row model.
 
+    `order` is the sink's, from the config (unique, latest, commit). With `commit` write is called by one lane, in commit order: what a sink
+    sends of one batch it sends in the order given, and nothing past what did not go in.
+
     `whole` False (Lambda): other processes write at the same time, none of them sees every shard, and there is no checkpoint to keep a
     `word` with. The instance is entered once and serves one run after another, each of a few records of one shard, each begun by `resume`:
     nothing it judged before counts any more, and no task of its own may run between two of its calls.
@@ -237,6 +268,7 @@ class Context(msgspec.Struct, frozen=True):
     endpoint_url: str | None = None
     columns: Callable[[str], Mapping[str, str] | None] = _no_columns
     whole: bool = True
+    order: str = "unique"
 
 
 class Sink(abc.ABC):
@@ -296,3 +328,12 @@ class Sink(abc.ABC):
     def word(self) -> bytes:
         """A few bytes to be stored with the next commit and given back by `resume`. Asked right after a write has been settled."""
         return b""
+
+    def circuit(self) -> str:
+        """How its circuit breaker stands: closed, open, half_open; "" where it has none, which is the default. Asked at any time, for metrics."""
+        return ""
+
+    def account(self, word: bytes) -> bytes:
+        """The word as a commit is to store it. Asked in the moment whose frontiers that commit stores: what `resume` says of `progress` now is
+        what the checkpoint will say. The default is the word as it is; sinks that keep an account of what was read add it."""
+        return word

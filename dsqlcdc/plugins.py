@@ -25,6 +25,9 @@ def sink_types() -> tuple[str, ...]:
 REBUILDS = "dsqlcdc.rebuilds"
 """The group of factories that make, of the same options, a sink which fills what is to take the place of a sink's destination."""
 
+AUDITS = "dsqlcdc.audits"
+"""The group of factories that make, of the same options, what verifies a sink's destination: `verify` and `digest`."""
+
 
 def sink_factory(type: str, group: str = GROUP) -> SinkFactory:
     """The factory that a sink type's entry point names.

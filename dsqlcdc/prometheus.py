@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from dsqlcdc.contract import Outcome
-from dsqlcdc.core.telemetry import ShardStatus, Status
+from dsqlcdc.core.lag import BOUNDS, Spread
+from dsqlcdc.core.ports import GAP_KINDS
+from dsqlcdc.core.telemetry import Kept, ShardStatus, Status
 from dsqlcdc.sources.counts import Counts
 from dsqlcdc.streams.observed import CODES as REASONS
 
@@ -25,13 +28,15 @@ STATES = ("starting", "running", "draining", "done", "stopped")
 """A pipeline's states."""
 READING = ("waiting", "remembering", "reading", "tip", "paused", "ended")
 """A shard's states, as the source reads it."""
+CIRCUITS = ("closed", "half_open", "open")
+"""A circuit breaker's states."""
 STATUSES = ("UNKNOWN", "CREATING", "ACTIVE", "IMPAIRED", "FAILED", "DELETING", "GONE")
 """A CDC stream's statuses, as the watch over it sees them."""
 CODES = 30
 """A sink may make up codes of its own: so many get a series each, in the order they appeared; those after them are counted as "other"."""
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
-Row = tuple[tuple[str, ...], Callable[[Status, float], Samples]]
+Spreads = Iterable[tuple[tuple[str, ...], Spread]]
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -39,21 +44,26 @@ class Metric(msgspec.Struct, frozen=True):
     common ones.
 
     `of_status` is asked for each pipeline (common labels: pipeline, sink), with the time in seconds since the epoch; `of_source` once, of
-    what the process read of the stream; `of_watch` once, of the CDC stream (common label: pipeline). A metric has one of the three.
+    what the process read of the stream; `of_watch` once, of the CDC stream, `of_kept` once, of what the stores hold (common label:
+    pipeline). A metric has one of them; a histogram has `of_spread`, asked like `of_status`.
     """
 
     name: str
-    type: Literal["counter", "gauge"]
+    type: Literal["counter", "gauge", "histogram"]
     meaning: str
     own: tuple[str, ...] = ()
     of_status: Callable[[Status, float], Samples] | None = None
     of_source: Callable[[Counts], Samples] | None = None
     of_watch: Callable[[View, float], Samples] | None = None
+    of_kept: Callable[[Kept], Samples] | None = None
+    of_spread: Callable[[Status], Spreads] | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
-        common = ("pipeline", "sink") if self.of_status is not None else ("pipeline",) if self.of_watch is not None else ()
-        return (*common, *self.own)
+        if self.of_source is not None:
+            return self.own
+        whole = self.of_watch is not None or self.of_kept is not None
+        return ("pipeline", *self.own) if whole else ("pipeline", "sink", *self.own)
 
 
 def _one(value: float) -> Samples:
@@ -108,6 +118,18 @@ METRICS: Sequence[Metric] = (
         "Bytes of changes between intake and settlement. What waits for its other pieces does not count.",
         of_status=lambda s, _: _one(s.in_flight_bytes),
     ),
+    Metric(
+        "dsqlcdc_held",
+        "gauge",
+        "Changes held back for order commit: part of what is open.",
+        of_status=lambda s, _: _one(s.held),
+    ),
+    Metric(
+        "dsqlcdc_late_total",
+        "counter",
+        "Changes that came too late for order commit: delivered out of order and marked.",
+        of_status=lambda s, _: _one(s.late),
+    ),
     Metric("dsqlcdc_batches_total", "counter", "Batches given to the sink.", of_status=lambda s, _: _one(s.batches)),
     Metric(
         "dsqlcdc_retries_total",
@@ -147,6 +169,33 @@ METRICS: Sequence[Metric] = (
         "gauge",
         "Commit time in the database of the newest change settled by the sink.",
         of_status=lambda s, _: _one(s.newest_version / 1e9) if s.newest_version else (),
+    ),
+    Metric(
+        "dsqlcdc_lag_seconds",
+        "histogram",
+        "Seconds that delivered changes took, by leg: commit_to_kinesis, kinesis_to_read, read_to_sink.",
+        ("leg",),
+        of_spread=lambda s: (((leg,), spread) for leg, spread in s.lag.items()),
+    ),
+    Metric(
+        "dsqlcdc_lag_now_seconds",
+        "gauge",
+        "The lag at this moment, by leg: of the last batch; what may be unread; how long the oldest change owed has waited for the sink.",
+        ("leg",),
+        of_status=lambda s, _: (((leg,), spread.now) for leg, spread in s.lag.items()),
+    ),
+    Metric(
+        "dsqlcdc_circuit",
+        "gauge",
+        "1 for the state of the sink's circuit breaker (closed, half_open, open), 0 for the others; no series where it has none.",
+        ("state",),
+        of_status=lambda s, _: (((state,), float(s.circuit == state)) for state in CIRCUITS if s.circuit),
+    ),
+    Metric(
+        "dsqlcdc_retention_left_seconds",
+        "gauge",
+        "Seconds until the oldest change owed is lost, should nothing be delivered until then.",
+        of_status=lambda s, _: _one(s.retention_left) if s.retention_left is not None else (),
     ),
     Metric(
         "dsqlcdc_retention_used_ratio",
@@ -227,6 +276,25 @@ METRICS: Sequence[Metric] = (
         of_source=_shard_states,
     ),
     Metric(
+        "dsqlcdc_unacknowledged_gaps",
+        "gauge",
+        "Gaps in the state store that nobody has acknowledged, from this run or an earlier one, by kind.",
+        ("kind",),
+        of_kept=lambda k: (((kind,), sum(gap.kind == kind for gap in k.owed)) for kind in GAP_KINDS) if k.at else (),
+    ),
+    Metric(
+        "dsqlcdc_fragments_waiting",
+        "gauge",
+        "Pieces of oversized rows that wait for the others of their row.",
+        of_kept=lambda k: _one(k.parts) if k.at else (),
+    ),
+    Metric(
+        "dsqlcdc_fragments_waiting_bytes",
+        "gauge",
+        "Bytes of the pieces that wait.",
+        of_kept=lambda k: _one(k.part_bytes) if k.at else (),
+    ),
+    Metric(
         "dsqlcdc_stream_status",
         "gauge",
         "1 for the status of the CDC stream, 0 for the others; GONE where there is none, UNKNOWN before the first answer.",
@@ -244,7 +312,7 @@ METRICS: Sequence[Metric] = (
         "dsqlcdc_stream_since_active_seconds",
         "gauge",
         "Seconds since the CDC stream was last seen ACTIVE.",
-        of_watch=lambda v, now: _age(now, v.health.healthy_at),
+        of_watch=lambda v, now: _age(now, max(v.health.active_at, v.health.healthy_at)),
     ),
     Metric(
         "dsqlcdc_stream_answer_age_seconds",
@@ -257,6 +325,12 @@ METRICS: Sequence[Metric] = (
         "gauge",
         "Seconds until the oldest change that an IMPAIRED CDC stream holds back is lost.",
         of_watch=lambda v, now: _one(v.health.kept_until - now) if v.health.kept_until else (),
+    ),
+    Metric(
+        "dsqlcdc_stream_behind_seconds",
+        "gauge",
+        "Seconds that the CDC stream is behind the database, by the records that are read or by CloudWatch; not there while neither tells.",
+        of_watch=lambda v, _: _one(v.health.lag) if v.health.lag is not None else (),
     ),
     Metric(
         "dsqlcdc_stream_remedies_total",
@@ -276,8 +350,8 @@ METRICS: Sequence[Metric] = (
 
 
 class Metrics(Collector):
-    """Register it in a CollectorRegistry. `statuses`, `source` and `watch` (of the CDC stream) are asked at each scrape; `clock`: seconds
-    since the epoch."""
+    """Register it in a CollectorRegistry. `statuses`, `source`, `watch` (of the CDC stream) and `kept` (what the stores hold) are asked at each
+    scrape; `clock`: seconds since the epoch."""
 
     def __init__(
         self,
@@ -285,15 +359,20 @@ class Metrics(Collector):
         source: Callable[[], Counts] | None = None,
         clock: Callable[[], float] = time.time,
         watch: Callable[[], View] | None = None,
+        kept: Callable[[], Kept] | None = None,
     ) -> None:
-        self._statuses, self._source, self._clock, self._watch = statuses, source, clock, watch
+        self._statuses, self._source, self._clock, self._watch, self._kept = statuses, source, clock, watch, kept
 
     def collect(self) -> Iterator[Family]:
         """One family a metric, each once, whatever the number of pipelines."""
         statuses, now = self._statuses(), self._clock()
         counts = self._source() if self._source is not None else None
         view = self._watch() if self._watch is not None else None
+        kept = self._kept() if self._kept is not None else None
         for metric in METRICS:
+            if metric.of_spread is not None:
+                yield _histogram(metric, statuses)
+                continue
             family = (CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily)(
                 metric.name, metric.meaning, labels=metric.labels
             )
@@ -307,11 +386,25 @@ class Metrics(Collector):
             elif metric.of_watch is not None and view is not None:
                 for labels, value in metric.of_watch(view, now):
                     family.add_metric((view.pipeline, *labels), value)
+            elif metric.of_kept is not None and kept is not None:
+                for labels, value in metric.of_kept(kept):
+                    family.add_metric((kept.pipeline, *labels), value)
             yield family
 
     def describe(self) -> Iterable[Family]:
         """Nothing is computed for registering it."""
         return ()
+
+
+def _histogram(metric: Metric, statuses: Sequence[Status]) -> Family:
+    family = HistogramMetricFamily(metric.name, metric.meaning, labels=metric.labels)
+    assert metric.of_spread is not None
+    for status in statuses:
+        for labels, spread in metric.of_spread(status):
+            totals = accumulate(spread.counts)
+            bounds = [*map(str, BOUNDS), "+Inf"]
+            family.add_metric((status.pipeline, status.sink, *labels), list(zip(bounds, totals, strict=True)), spread.sum)
+    return family
 
 
 def describe() -> list[tuple[str, str, tuple[str, ...], str]]:

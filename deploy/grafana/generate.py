@@ -21,7 +21,7 @@ STATS = (
     ("Behind", f"max(dsqlcdc_shard_behind_seconds{{{SINK}}})", "s", (60, 600)),
     ("Open", f"sum(dsqlcdc_open{{{SINK}}})", "short", (None, None)),
     ("Retention used", f"max(dsqlcdc_retention_used_ratio{{{SINK}}})", "percentunit", (0.25, 0.5)),
-    ("Gaps", f"sum(dsqlcdc_gaps{{{SINK}}}) + (sum(dsqlcdc_stream_gaps{{{PIPELINE}}}) or vector(0))", "short", (None, 1)),
+    ("Gaps", f"sum(dsqlcdc_unacknowledged_gaps{{{PIPELINE}}})", "short", (None, 1)),
     ("Dead letters, 24 h", f"sum(increase(dsqlcdc_dead_letters_total{{{SINK}}}[24h]))", "short", (1, None)),
 )
 """What a glance should tell, at the top."""
@@ -38,9 +38,10 @@ def text() -> str:
 def dashboard() -> dict[str, Any]:
     """Six numbers, then a panel for every metric, by what it is about."""
     groups = (
-        ("Sinks", [metric for metric in METRICS if metric.of_status is not None and "shard" not in metric.labels]),
+        ("Sinks", [metric for metric in METRICS if "sink" in metric.labels and "shard" not in metric.labels]),
         ("Shards", [metric for metric in METRICS if "shard" in metric.labels]),
         ("Reading the stream", [metric for metric in METRICS if metric.of_source is not None]),
+        ("What is stored", [metric for metric in METRICS if metric.of_kept is not None]),
         ("The CDC stream", [metric for metric in METRICS if metric.of_watch is not None]),
     )
     panels: list[dict[str, Any]] = list(_stats())
@@ -106,10 +107,15 @@ def _panel(metric: Metric, *, x: int, y: int) -> dict[str, Any]:
 
 
 def query(metric: Metric) -> str:
-    """A rate for what only rises, the value itself for the others."""
+    """A rate for what only rises, of a histogram what 99 of 100 stay below, the value itself for the others."""
     chosen = {"pipeline": 'pipeline=~"$pipeline"', "sink": 'sink=~"$sink"'}
     matchers = ", ".join(chosen[label] for label in metric.labels if label in chosen)
     series = metric.name + (f"{{{matchers}}}" if matchers else "")
+    if metric.type == "histogram":
+        by = ", ".join(("le", *metric.labels))
+        return (
+            f"histogram_quantile(0.99, sum by ({by}) (rate({series.replace(metric.name, metric.name + '_bucket', 1)}[$__rate_interval])))"
+        )
     if metric.name.endswith("_timestamp_seconds"):
         return f"time() - {series}"
     return f"rate({series}[$__rate_interval])" if metric.type == "counter" else series

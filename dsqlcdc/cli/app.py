@@ -17,6 +17,7 @@ from dsqlcdc.cli.shape import Help, application
 from dsqlcdc.errors import ConfigError, Fault, Lost
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("dsqlcdc.cli.init", "Write a commented config, by questions or flags."),
     "run": ("dsqlcdc.cli.run", "Read the stream and deliver to the sinks."),
     "config": ("dsqlcdc.cli.config", "Check the config, show it resolved, print its JSON Schema."),
     "status": ("dsqlcdc.cli.status", "Per sink and shard: checkpoint, lag, open, gaps."),
@@ -26,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tail": ("dsqlcdc.cli.tail", "Changes as they come, to stdout."),
     "checkpoint": ("dsqlcdc.cli.checkpoint", "Where every shard stands, and setting it anew."),
     "stream": ("dsqlcdc.cli.stream", "The stream manager: plan, apply, status, watch, delete."),
+    "audit": ("dsqlcdc.cli.audit", "The lake as evidence: verify it, what was committed, a row's history."),
     "opensearch": ("dsqlcdc.cli.opensearch", "Rebuild an index of a sink of type opensearch."),
     "demo": ("dsqlcdc.cli.demo", "The whole road on this machine, without AWS."),
     "local": ("dsqlcdc.cli.local", "The embedded AWS alone, for development."),
@@ -54,6 +56,13 @@ class Commands(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Commands from the table: a tab waits for no module."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        completion = import_module("typer._click.shell_completion")  # typer has no public name for it
+        return [completion.CompletionItem(name, help=help) for name, (_, help) in COMMANDS.items() if name.startswith(incomplete)]
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As typer does, with suggestions from the table."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
@@ -64,7 +73,7 @@ class Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = application()
+app = application(completion=True)
 
 
 def _version(wanted: bool) -> None:

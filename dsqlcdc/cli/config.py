@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dsqlcdc.cli.output import emit, emit_json, say
+from dsqlcdc.cli.output import counted, emit, emit_json, say
 from dsqlcdc.cli.shape import AsJson, ConfigFile, group
 
 app = group("Check the config, show it resolved, print its JSON Schema.")
@@ -19,18 +19,22 @@ def lint(
     in_lambda: Annotated[bool, typer.Option("--lambda", help="As the Lambda handler would take it.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find every mistake in the file at once: line, column, what is wrong, and a fix. Exits 2 where there is one."""
-    from dsqlcdc.config import lint as find
+    """Find every mistake in the file at once: line, column, what is wrong, and a fix. Exits 2 where there is one; a warning is told, and no
+    mistake."""
+    from dsqlcdc.config import look
 
-    findings = find(Path(config), whole=not in_lambda)
+    mistakes, warnings = look(Path(config), whole=not in_lambda)
     if as_json:
-        emit_json({"ok": not findings, "file": str(config), "findings": [finding.as_json() for finding in findings]})
+        emit_json({"ok": not mistakes, "file": str(config), "findings": [finding.as_json() for finding in (*mistakes, *warnings)]})
     else:
-        for finding in findings:
+        for finding in mistakes:
             emit(finding.told())
-        count = f"{len(findings)} mistake{'s' if len(findings) > 1 else ''}" if findings else "no mistakes"
-        say(f"{config}: {count}.")
-    raise typer.Exit(2 if findings else 0)
+        for finding in warnings:
+            emit(f"warning: {finding.told()}")
+        count = counted(len(mistakes), "mistake") if mistakes else "no mistakes"
+        more = f", {counted(len(warnings), 'warning')}" if warnings else ""
+        say(f"{config}: {count}{more}.")
+    raise typer.Exit(2 if mistakes else 0)
 
 
 @app.command(short_help="The config as it is understood, secrets masked.")

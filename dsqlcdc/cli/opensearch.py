@@ -33,7 +33,8 @@ def rebuild(
 ) -> None:
     """Fill a new index of a table, with the mapping that the config gives now, and put it behind the alias in one step.
 
-    The daemon may run meanwhile; at the end its writes to this table wait for up to a minute. Searches see the old index until then. Killed or
+    The daemon may run meanwhile; at the end its writes to this table wait for up to a minute (in a collection of Serverless: for
+    `grace`, and two minutes more). Searches see the old index until then. Killed or
     failed, the old one stays in use, and the same command goes on where it was. The old index is kept, closed to writing: delete it when you
     want. From trim_horizon only what the stream still holds comes back: with rows that did not change since, fill from a lake.
     """

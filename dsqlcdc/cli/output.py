@@ -83,6 +83,29 @@ def say(text: str) -> None:
     print(_encodable(text, sys.stderr), file=sys.stderr, flush=True)
 
 
+def answer(question: str, default: str | None = None) -> str:
+    """What somebody at the terminal answers, without blanks around it; `default` for an empty line. Without one it asks again.
+
+    The question goes to stderr (typer's own prompt puts a blank on stdout, which is data). Raises Abort at the end of the input.
+    """
+    from typer.exceptions import Abort
+
+    while True:
+        print(_encodable(f"{question}{f' [{default}]' if default else ''}: ", sys.stderr), end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            raise Abort
+        if line.strip() or default is not None:
+            return line.strip() or default or ""
+
+
+def agreed(question: str) -> bool:
+    """Does somebody at the terminal say yes? Enter is no. Raises Abort at the end of the input."""
+    while (word := answer(f"{question} [y/N]", "").lower()) not in ("", "y", "yes", "n", "no"):
+        say(f"  {printable(word)!r} is neither yes nor no")
+    return word in ("y", "yes")
+
+
 def coloured() -> bool:
     """May stdout have colour?"""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

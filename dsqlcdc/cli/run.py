@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dsqlcdc.cli.output import counted, emit_json, say
+from dsqlcdc.cli.output import counted, emit_json, json_text, say
 from dsqlcdc.cli.shape import AsJson, ConfigFile, application
 
 if TYPE_CHECKING:
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dsqlcdc.hosts.daemon import Result, Watcher
 
 app = application()
+
+_KEPT_NEAR, _KEPT_FAR = 5.0, 60.0
+"""Seconds between two questions of the page to the stores: on this machine, and where each costs a request."""
 
 
 @app.command()
@@ -35,24 +38,37 @@ def run(
     reached within --deadline; 3 an unacknowledged gap; 4 dead letters were written by this --once; 0.
     """
     import asyncio
+    import logging
 
-    from dsqlcdc.config import load
+    from dsqlcdc import __version__
+    from dsqlcdc.config import load, show
     from dsqlcdc.config.show import secrets_of
     from dsqlcdc.hosts import daemon, logs, process
+    from dsqlcdc.traces import tracing
 
     patience = _seconds(deadline, 300.0 if once else None)
     loaded = load(config)
     logs.setup(
-        log, log_level, secrets=[secret for sink in loaded.sinks.values() for secret in secrets_of(sink.options)], config=str(config)
+        log,
+        log_level,
+        secrets=[*(secret for sink in loaded.sinks.values() for secret in secrets_of(sink.options)), *filter(None, [http_token(loaded)])],
+        config=str(config),
     )
+    logging.getLogger("dsqlcdc.run").info("dsqlcdc %s runs %s: %s", __version__, config, json_text(show(loaded)))
     watchers = watchers_of(loaded, once, plain or log == "json" or as_json)
     process.settle_in()
     try:
-        result = asyncio.run(daemon.run(loaded, once=once, deadline=patience, watchers=watchers))
+        with tracing(loaded.pipeline) as wrap:
+            result = asyncio.run(daemon.run(loaded, once=once, deadline=patience, watchers=watchers, wrap=wrap))
     except asyncio.CancelledError:
         raise typer.Exit(130) from None
     _tell(result, str(config), as_json)
     raise typer.Exit(result.exit_code)
+
+
+def http_token(config: Config) -> str:
+    """The token of the http server, "" where there is none."""
+    return config.http.secret if config.http is not None else ""
 
 
 def _seconds(text: str | None, default: float | None) -> float | None:
@@ -80,7 +96,17 @@ def watchers_of(config: Config, once: bool, plain: bool) -> list[Watcher]:
 
         assert config.http is not None
         watch = assembly.watch.view if assembly.watch is not None else None
-        return http.serve(config.http.listen, assembly.statuses, source=assembly.reading, watch=watch)
+        return http.serve(
+            config.http.listen,
+            assembly.statuses,
+            source=assembly.reading,
+            watch=watch,
+            kept=assembly.kept,
+            kept_every=_KEPT_NEAR if config.state.type != "dynamodb" and config.fragments.type != "s3" else _KEPT_FAR,
+            names=config.http.hosts,
+            token=config.http.secret,
+            config=str(config.path),
+        )
 
     return [served, shown] if config.http is not None else [shown]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dsqlcdc.cli.output import agreed
 from dsqlcdc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -113,6 +114,6 @@ def asked(question: str, again: str, *, yes: bool) -> bool:
         raise ConfigError("this asks, and nobody is there to answer", run=f"{again} --yes", code="E090")
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return typer.confirm(question, err=True)
+        return agreed(question)
     finally:
         signal.signal(signal.SIGINT, handler)

@@ -29,10 +29,13 @@ class Application(typer.Typer):
         return super().command(name, **options)
 
 
-def application() -> typer.Typer:
-    """A typer application of one command in our settings: plain help (rich costs 150 ms), no local values in tracebacks (secrets)."""
+def application(*, completion: bool = False) -> typer.Typer:
+    """A typer application of one command in our settings: plain help (rich costs 150 ms), no local values in tracebacks (secrets).
+
+    `completion`: with options that install and show what shells complete by, which only the whole has.
+    """
     return Application(
-        add_completion=False,
+        add_completion=completion,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         pretty_exceptions_show_locals=False,

@@ -157,7 +157,9 @@ async def _plan(config: Config, deadline: float, as_json: bool) -> int:
         _notes(found)
         unwell = found.stream is not None and found.stream.status != "ACTIVE"
         replace = " --replace" if found.replaces is not None else ""
-        if found.changes:
+        if found.changes and found.obstacle is not None:
+            say(f"{counted(len(found.changes), 'change')}, but as things are `apply` refuses:")
+        elif found.changes:
             say(f"{counted(len(found.changes), 'change')}. Run: dsqlcdc stream apply {config.path}{replace}")
         else:
             say("Nothing to change." if unwell else "Nothing to do.")
@@ -242,7 +244,8 @@ async def _delete(config: Config, path: str, deadline: float, *, everything: boo
     from dsqlcdc.streams.delete import delete, deletion
 
     async with _looking(config, deadline) as work:
-        planned = deletion(work.desired, work.observed, everything=everything)
+        table = config.state.table if config.state.type == "dynamodb" else ""
+        planned = deletion(work.desired, work.observed, everything=everything, table=table)
         if planned.obstacle is not None:
             raise planned.obstacle
         if planned.actions:

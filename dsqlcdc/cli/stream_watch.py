@@ -41,6 +41,8 @@ def watch(
 async def _watch(config: Config, once: bool, as_json: bool) -> View:
     from dsqlcdc.assemble import make_watch, open_checkpoints
 
+    for remark in config.remarks:
+        say(f"warning: {remark}")
     store = open_checkpoints(config)
     told = _Telling(as_json, str(config.path))
     watching = make_watch(config, store, told)

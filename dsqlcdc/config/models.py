@@ -18,7 +18,7 @@ ARN = re.compile(r"arn:aws[a-z-]*:kinesis:([a-z0-9-]+):[0-9]{12}:stream/[a-zA-Z0
 _STREAM = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 STARTS = ("latest", "trim_horizon")
 OpWord = Literal["insert", "update", "delete", "upsert", "snapshot"]
-OrderWord = Literal["unique", "latest"]
+OrderWord = Literal["unique", "latest", "commit"]
 MaskWord = Literal["hash", "fixed", "drop"]
 Start = Literal["latest", "trim_horizon"] | float
 
@@ -90,6 +90,20 @@ def listen_address(value: str) -> tuple[str, int]:
     return bare, int(port)
 
 
+def is_loopback(host: str) -> bool:
+    """Is this host of a listen address one that only this machine reaches?"""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _host(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", value):
+        raise ValueError("a host name is expected, for example dsqlcdc.shop.svc, without a port")
+    return value
+
+
 def _listen(value: str) -> str:
     listen_address(value)
     return value
@@ -124,7 +138,7 @@ class Block(StrictOptions):
 class Aws(Block):
     """Where AWS is; what is not said comes from the standard chain (environment, profile, instance)."""
 
-    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d+$")] | None = None
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,4}(-[a-z]+)+-\d+$")] | None = None
     profile: Text | None = None
     endpoint_url: Annotated[str, AfterValidator(_endpoint)] | None = None
 
@@ -160,6 +174,8 @@ class SinkCommon(Block):
     tables: Globs | None = None
     ops: Annotated[tuple[OpWord, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
     order: OrderWord | None = None
+    hold_back: Duration | None = None
+    """With order commit: how long after its commit a change may arrive and still be in order. 30s where it is not said."""
     start: StartAt | None = None
     mask: dict[Glob, dict[Text, MaskWord]] = Field(default_factory=dict)
     exclude: dict[Glob, tuple[Text, ...]] = Field(default_factory=dict)
@@ -231,6 +247,10 @@ class Http(Block):
     """Where /healthz, /readyz, /metrics, /status and the page are served."""
 
     listen: Annotated[str, AfterValidator(_listen), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080"]})]
+    token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """A bearer token that all but /healthz ask for."""
+    hosts: Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], AfterValidator(_distinct)] = ()
+    """Names, beside localhost and addresses, that the server answers to."""
 
     @property
     def host(self) -> str:
@@ -239,6 +259,16 @@ class Http(Block):
     @property
     def port(self) -> int:
         return listen_address(self.listen)[1]
+
+    @property
+    def secret(self) -> str:
+        """The token, "" where there is none."""
+        return "" if self.token is None else self.token.get_secret_value()
+
+    @property
+    def exposed(self) -> bool:
+        """Others than this machine may reach it."""
+        return not is_loopback(self.host)
 
 
 _KMS = (

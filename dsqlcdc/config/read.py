@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -17,11 +18,10 @@ from dsqlcdc.config.files import check_files
 from dsqlcdc.config.findings import Finding, Findings
 from dsqlcdc.config.models import Aws, File, MaskWord, SinkCommon
 from dsqlcdc.config.partial import check_partial
-from dsqlcdc.config.resolved import Config, SinkConfig
+from dsqlcdc.config.resolved import HOLD_BACK, Config, SinkConfig
 from dsqlcdc.config.show import secrets_of
 from dsqlcdc.config.sound import Places, check_sound, index_place, lake_place
 from dsqlcdc.config.tree import Place, parse
-from dsqlcdc.config.unbuilt import refuse_unbuilt
 from dsqlcdc.config.variables import Variables
 from dsqlcdc.contract import Context, Sink
 from dsqlcdc.errors import ConfigError
@@ -33,7 +33,7 @@ _COMMON = tuple(SinkCommon.model_fields)
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
     """The config of a YAML file. Raises ConfigError, whose `findings` are all mistakes in the file, by line and column."""
     config, findings = _read(Path(path), environ, whole=True)
-    return _or_raise(config, findings, str(path))
+    return _or_raise(config, findings.sorted(), str(path))
 
 
 def load_partial(body: bytes, name: str, directory: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -56,14 +56,29 @@ def _or_raise(config: Config | None, findings: list[Finding], name: str) -> Conf
 
 def lint(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ, *, whole: bool = True) -> list[Finding]:
     """Every mistake in a YAML file, by line and column; none means that `load` gives a Config. `whole` False: for Lambda."""
-    return _read(Path(path), environ, whole=whole)[1]
+    return _read(Path(path), environ, whole=whole)[1].sorted()
 
 
-def _read(path: Path, environ: Mapping[str, str], *, whole: bool) -> tuple[Config | None, list[Finding]]:
+def look(
+    path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ, *, whole: bool = True
+) -> tuple[list[Finding], list[Finding]]:
+    """The mistakes as `lint` gives them, and the warnings: what runs, and may not be what was meant."""
+    findings = _read(Path(path), environ, whole=whole)[1]
+    return findings.sorted(), findings.remarks()
+
+
+def lint_bytes(body: bytes, path: Path, environ: Mapping[str, str] = os.environ, *, whole: bool = True) -> list[Finding]:
+    """As `lint`, of what is to stand in the file at `path`."""
+    findings = Findings(str(path))
+    _understand(path, body, environ, findings, whole=whole)
+    return findings.sorted()
+
+
+def _read(path: Path, environ: Mapping[str, str], *, whole: bool) -> tuple[Config | None, Findings]:
     findings = Findings(str(path))
     body = _body(path, findings)
     config = None if body is None else _understand(path, body, environ, findings, whole=whole)
-    return config, findings.sorted()
+    return config, findings
 
 
 def _body(path: Path, findings: Findings) -> bytes | None:
@@ -97,9 +112,8 @@ def _understand(path: Path, body: bytes, environ: Mapping[str, str], findings: F
         )
         return None
     named: dict[str, Any] = cast(dict[str, Any], data)
-    findings.hide(secrets_of(named.get("sinks")))
-    built = refuse_unbuilt(named, findings)
-    file, options = _validate(built, path.parent, findings)
+    findings.hide([*secrets_of(named.get("sinks")), *secrets_of(named.get("http"))])
+    file, options = _validate(named, path.parent, findings)
     aws = file.aws if file is not None else Aws()
     context = Context(
         str(named.get("pipeline")),
@@ -110,7 +124,7 @@ def _understand(path: Path, body: bytes, environ: Mapping[str, str], findings: F
         endpoint_url=aws.endpoint_url,
         whole=whole,
     )
-    classes, defaults, places, made = _sinks(built, options, context, findings)
+    classes, defaults, places, made = _sinks(named, options, context, findings)
     if file is None:
         return None
     config = _resolve(file, options, defaults, path, hashlib.sha256(body).hexdigest())
@@ -118,7 +132,7 @@ def _understand(path: Path, body: bytes, environ: Mapping[str, str], findings: F
     check_sound(config, classes, places, findings)
     if not whole:
         check_partial(config, made, findings)
-    return config
+    return replace(config, remarks=tuple(remark.told() for remark in findings.remarks()))
 
 
 def _validate(data: dict[str, Any], directory: Path, findings: Findings) -> tuple[File | None, dict[str, dict[str, Any]]]:
@@ -204,6 +218,7 @@ def _resolve(file: File, options: dict[str, dict[str, Any]], orders: dict[str, s
             options=MappingProxyType(options.get(name, {})),
             masks=MappingProxyType(_masks(sink)),
             mask_key=None if sink.mask_key is None else sink.mask_key.get_secret_value(),
+            hold_back=HOLD_BACK if sink.hold_back is None else sink.hold_back,
         )
         for name, sink in file.sinks.items()
     }

@@ -28,12 +28,15 @@ from dsqlcdc.config.models import (
 )
 from dsqlcdc.contract import Context, Op
 
+HOLD_BACK = 30.0
+"""Seconds; the default of a sink's `hold_back`."""
 OPS: Mapping[str, Op] = {op.word: op for op in Op}
 
 
 @dataclass(frozen=True, slots=True)
 class SinkConfig:
-    """One sink. `order` is the file's or the sink class's; `start` None means the source's. `options` may hold secrets."""
+    """One sink. `order` is the file's or the sink class's; `start` None means the source's; `hold_back` in seconds. `options`
+    may hold secrets."""
 
     name: str
     type: str
@@ -45,6 +48,7 @@ class SinkConfig:
     masks: Mapping[str, Mapping[str, MaskWord]] = field(default_factory=dict[str, Mapping[str, MaskWord]])
     """Columns by table pattern, `exclude` among them as drop."""
     mask_key: str | None = field(default=None, repr=False)
+    hold_back: float = HOLD_BACK
 
     @property
     def accepts(self) -> frozenset[Op]:
@@ -73,6 +77,8 @@ class Config:
     path: Path
     directory: Path
     sha256: str
+    remarks: tuple[str, ...] = ()
+    """Warnings, in words: it runs all the same."""
 
     def context(self, sink: str, *, whole: bool = True) -> Context:
         """What the factory of this sink is told."""
@@ -85,6 +91,7 @@ class Config:
             profile=aws.profile,
             endpoint_url=aws.endpoint_url,
             whole=whole,
+            order=self.sinks[sink].order,
             columns=partial(self._columns, self.sinks[sink].masks),
         )
 

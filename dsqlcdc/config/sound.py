@@ -10,6 +10,7 @@ from typing import Any
 
 from dsqlcdc.config.findings import Findings, nearest
 from dsqlcdc.config.models import ARN, S3DeadLetters, S3Fragments
+from dsqlcdc.config.regions import doubt
 from dsqlcdc.config.resolved import Config, SinkConfig
 from dsqlcdc.contract import Sink
 from dsqlcdc.units import format_duration
@@ -33,6 +34,7 @@ def check_sound(config: Config, classes: Mapping[str, type[Sink] | None], places
     _names(config, findings)
     for name, sink in config.sinks.items():
         _keys(config, sink, classes.get(name), findings)
+        _commit_order(sink, classes.get(name), findings)
         _memory(config, sink, findings)
         _masks(config, sink, findings)
         _idle_masks(sink, findings)
@@ -42,6 +44,7 @@ def check_sound(config: Config, classes: Mapping[str, type[Sink] | None], places
     _claims(config, places.lakes, findings)
     _region(config, findings)
     _stream(config, findings)
+    _http(config, findings)
 
 
 def _times(config: Config, findings: Findings) -> None:
@@ -114,6 +117,16 @@ def _keys(config: Config, sink: SinkConfig, cls: type[Sink] | None, findings: Fi
     elif cls is not None and cls.needs_key:
         why = "every change would become a dead letter: no table has a key"
         findings.at("E021", ("sinks", sink.name), f"sink {sink.name!r} needs keys", why=why, fix=fix, key=True)
+
+
+def _commit_order(sink: SinkConfig, cls: type[Sink] | None, findings: Findings) -> None:
+    path = ("sinks", sink.name, "hold_back")
+    if sink.order != "commit" and path in findings.tree.values:
+        why = f"order {sink.order!r} holds nothing back"
+        findings.at("E048", path, "hold_back without order commit", why=why, fix="Write order: commit, or remove it", key=True)
+    if sink.order == "commit" and cls is not None and cls.needs_order:
+        why = "what comes later than hold_back is out of order, and this sink would put an old row over a newer one"
+        findings.at("E049", ("sinks", sink.name, "order"), "an order that is not strict enough", why=why, fix="Write order: latest")
 
 
 def _memory(config: Config, sink: SinkConfig, findings: Findings) -> None:
@@ -225,6 +238,19 @@ def _inside(prefix: str, lake: str) -> bool:
 
 def _region(config: Config, findings: Findings) -> None:
     arn = ARN.fullmatch(config.source.stream)
+    key = (config.stream.kinesis.kms_key or "").split(":") if config.stream is not None else [""]
+    named = [
+        (("aws", "region"), config.aws.region or ""),
+        (("source", "stream"), arn[1] if arn else ""),
+        (("stream", "kinesis", "kms_key"), key[3] if key[0] == "arn" else ""),
+    ]
+    for path, region in named if config.aws.endpoint_url is None else ():  # what is not AWS may call its Regions what it likes
+        found = doubt(region) if region else None
+        if found is not None:
+            if found.severity == "error":
+                findings.at("E044", path, f"there is no Region {region}", why=found.why, fix=found.fix)
+            else:
+                findings.remark("E044", path, f"the Region {region} is not known", why=found.why, fix=found.fix)
     if arn and config.aws.region and arn[1] != config.aws.region:
         why = f"the stream is in {arn[1]}"
         findings.at(
@@ -241,10 +267,29 @@ def _stream(config: Config, findings: Findings) -> None:
         findings.at("E040", ("stream", "kinesis", "name"), f"DSQL would write to {kinesis.name!r}", why=why, fix=f"Write name: {read}")
     arn = ARN.fullmatch(config.source.stream)
     region = config.aws.region or (arn[1] if arn else None)
+    _remedies(config, findings)
     key = (kinesis.kms_key or "").split(":")
     if region and key[0] == "arn" and key[3] != region:
         why = f"a Kinesis stream in {region} takes keys of its own Region only"
         findings.at("E042", ("stream", "kinesis", "kms_key"), f"the KMS key is in {key[3]}", why=why, fix=f"Name a key in {region}")
+
+
+def _remedies(config: Config, findings: Findings) -> None:
+    assert config.stream is not None
+    said = config.stream.remedies.model_dump(exclude_none=True)
+    applied = [code for code, word in said.items() if word == "apply"]
+    if config.state.type == "memory" and applied:
+        what = "two processes that apply remedies would not know of each other"
+        why = "the lease and the journal of what was done are in the state, and this one ends with its process; nor is a CDC stream created again"
+        fix = "Write state: {type: sqlite} or {type: dynamodb}, or run one process only"
+        findings.remark("E045", ("stream", "remedies", applied[0]), what, why=why, fix=fix)
+
+
+def _http(config: Config, findings: Findings) -> None:
+    if config.http is not None and config.http.exposed and config.http.token is None:
+        why = "whoever reaches this address sees tables, keys of shards, errors and commands of the pipeline"
+        fix = "Write token: '${DSQLCDC_TOKEN}' beside it, or listen on 127.0.0.1"
+        findings.remark("E046", ("http", "listen"), "the page is served beyond this machine without a token", why=why, fix=fix)
 
 
 def lake_place(options: Any) -> tuple[str, str] | None:

@@ -32,10 +32,13 @@ class Committer:
         patience: Patience,
         counts: Counts,
         clock: Callable[[], float],
+        account: Callable[[bytes], bytes] = bytes,
     ) -> None:
         self._name, self._store, self._ledger, self._sequencer, self._reassembler = name, store, ledger, sequencer, reassembler
         self.marks, self._stored_word, self.word = dict(marks), word, word
+        self._stored_told = word
         self._lateness, self._patience, self._counts, self._clock = lateness, patience, counts, clock
+        self._account = account
         self._unsaved: Memory | None = None
 
     async def commit(self) -> None:
@@ -50,9 +53,10 @@ class Committer:
         if not (moved or rows or self._unsaved or word != self._stored_word):
             return
         marks = {**self.marks, **moved}
+        told = self._account(word)
         horizon = min((m.arrived for m in marks.values() if m.position.kind != "end"), default=0.0) - self._lateness
         memory = self._unsaved if self._store.remembers else None
-        commit = Commit(moved, memory, horizon, word if word != self._stored_word else None)
+        commit = Commit(moved, memory, horizon, told if told != self._stored_told else None)
         # A done mark makes the row's records duplicates for ever, so what the row was must be known by then: its id, so that no copy goes in
         # again, or its version, so that no older one does. Where only reading again tells, versions need the frontier first.
         if rows and memory is not None:
@@ -65,7 +69,7 @@ class Committer:
         if late:
             await self._patience.ask(lambda: self._reassembler.done(rows))
         self.marks.update(moved)
-        self._stored_word, self._unsaved = word, None
+        self._stored_word, self._stored_told, self._unsaved = word, told, None
         self._sequencer.forget(horizon)
         self._counts.commits += 1
         self._counts.committed_at = self._clock()

@@ -112,9 +112,11 @@ class _Lane:
 class Delivery:
     """The lanes of one run. `offer` never blocks: whoever offers looks at `room` first."""
 
-    def __init__(self, sink: Sink, where: str, *, settle: Settle, bury: Bury, room: Room, patience: Patience) -> None:
+    def __init__(
+        self, sink: Sink, where: str, *, settle: Settle, bury: Bury, room: Room, patience: Patience, lanes: int | None = None
+    ) -> None:
         self._sink, self._where, self._settle, self._bury, self._room, self._patience = sink, where, settle, bury, room, patience
-        self._lanes = [_Lane() for _ in range(sink.lanes)]
+        self._lanes = [_Lane() for _ in range(lanes or sink.lanes)]
         self._rate = DeadRate()
         self._closed = False
         self._next = 0

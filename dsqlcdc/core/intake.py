@@ -7,10 +7,10 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 from dsqlcdc.contract import Change, Outcome, Setback, Verdict
 from dsqlcdc.core.burial import Burial
-from dsqlcdc.core.deliver import Delivery
 from dsqlcdc.core.ledger import Ledger
 from dsqlcdc.core.patience import Patience
 from dsqlcdc.core.ports import Gap, Name, Part
@@ -27,6 +27,12 @@ _SLICE = 2000
 NO_KEY = Setback(0, Verdict.DEAD, "no_key", "the sink needs the primary key and none is known: add the table's `key` under `tables:`")
 
 
+class Onward(Protocol):
+    """Where admitted changes go: the lanes, or what holds them back from these."""
+
+    def offer(self, changes: Sequence[Change], debts: Sequence[int]) -> None: ...
+
+
 class Intake:
     """One run's way from a page to the lanes. Called by one task, page after page; cancelled anywhere, what was entered is simply owed."""
 
@@ -39,7 +45,7 @@ class Intake:
         reassembler: Reassembler,
         sequencer: Sequencer,
         router: Router,
-        delivery: Delivery,
+        delivery: Onward,
         burial: Burial,
         patience: Patience,
         counts: Counts,

@@ -39,7 +39,7 @@ class _Account:
     def __init__(self, shard: str, mark: Mark) -> None:
         self.shard, self.mark, self.start = shard, mark, str(mark.position)
         self.leaves: deque[tuple[int, _Leaf]] = deque()
-        self.sequence = ""
+        self.first = self.sequence = ""
         self.read = self.settled_count = 0
         self.settled: dict[str, int] = {}
         self.ended = mark.position.kind == "end"
@@ -71,6 +71,7 @@ class Ledger:
             account.leaves.append((number, leaf))
             account.read += leaf.count
             account.sequence = leaf.sequences[-1]
+            account.first = account.first or leaf.sequences[0]
         else:
             number = 0
         if page.behind == 0 or page.ended:
@@ -149,6 +150,20 @@ class Ledger:
         """Is anything open in the page this debt belongs to?"""
         return debt >> _BITS in self._leaves
 
+    @property
+    def pages(self) -> int:
+        """How many pages with records were entered: the number of the next one."""
+        return self._next
+
+    @staticmethod
+    def page_of(debt: int) -> int:
+        """The number of the page this debt belongs to."""
+        return debt >> _BITS
+
+    def is_page_open(self, page: int) -> bool:
+        """Is anything open in the page of this number?"""
+        return page in self._leaves
+
     def frontier(self) -> dict[str, Mark]:
         """Per shard the last place before which nothing is owed. Never moves back."""
         return {shard: self._advance(account) for shard, account in self._accounts.items()}
@@ -184,6 +199,7 @@ class Ledger:
                 a.ended,
                 _frontier(a.mark.position),
                 a.mark.arrived,
+                a.first,
             )
             for a in self._accounts.values()
         ]

@@ -130,3 +130,9 @@ class Masked(Sink):
 
     def word(self) -> bytes:
         return self._sink.word()
+
+    def circuit(self) -> str:
+        return self._sink.circuit()
+
+    def account(self, word: bytes) -> bytes:
+        return self._sink.account(word)

@@ -130,6 +130,20 @@ class ResettableStore(CheckpointStore, Protocol):
         ...
 
 
+class Spill(Protocol):
+    """Room on disk for what is held back in memory's stead. Nothing in it is needed by another run: it goes with the process."""
+
+    async def put(self, bodies: Sequence[bytes]) -> Sequence[int]:
+        """Keep these; a number for each. Raises Misconfigured where the disk is full or cannot be written: then none is kept."""
+        ...
+
+    async def take(self, number: int) -> bytes:
+        """Give one back, and its room with it. Raises Misconfigured where it cannot be read."""
+        ...
+
+    async def close(self) -> None: ...
+
+
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A record that can never be delivered, with its exact bytes. `sink` is "" where it was bad before routing.
 
@@ -159,7 +173,8 @@ class DeadLetterStore(Protocol):
     """Raises Unavailable when a letter could not be stored just now: then nothing is settled."""
 
     async def put(self, letter: DeadLetter) -> bool:
-        """Durable on return. False where a letter of this name (shard, sequence, code, and sink if it has one) is stored already."""
+        """Durable on return. False where a letter of this name is stored already: shard, sequence, code, and sink if it has one; of a row that
+        was put together (with images) its id in place of shard and sequence."""
         ...
 
     def letters(self) -> AsyncIterator[tuple[str, DeadLetter]]:
@@ -307,6 +322,10 @@ class Source(Protocol):
 
     def forgettable(self) -> Sequence[str]:
         """Shards of the checkpoint whose marks may go: no longer listed, and read to the end or given up as a gap. Known after start."""
+        ...
+
+    def lineage(self) -> Mapping[str, Sequence[str]]:
+        """The shards that are listed, read or not, each with its parents. Known after start."""
         ...
 
     def oldest_readable(self) -> float:

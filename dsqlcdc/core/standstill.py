@@ -14,7 +14,8 @@ PATIENCE = 60.0
 
 
 class Standstill:
-    """One pipeline's alarm. `used` is the part of the retention that is gone, from 0; `level` the last of LEVELS that was told, 0 for none.
+    """One pipeline's alarm. `used` is the part of the retention that is gone, from 0; `level` the last of LEVELS that was told, 0 for none;
+    `left` the seconds until the oldest change owed is lost, None before the first look.
 
     A sink that is far behind and moves, as after a start from the stream's beginning, is none: `used` tells of it, `level` stays 0.
     """
@@ -22,6 +23,7 @@ class Standstill:
     def __init__(self, where: str) -> None:
         self._where = where
         self.used = self.level = 0.0
+        self.left: float | None = None
 
     def look(self, now: float, oldest: float, owed: Iterable[float], stood: float) -> None:
         """Look again. `owed`: up to when (arrival, seconds) nothing is owed, of each shard that is not done with; `oldest`: no record that
@@ -29,6 +31,7 @@ class Standstill:
         which a batch is written."""
         since = min(owed, default=now)
         self.used = max(0.0, (now - since) / (now - oldest)) if now > oldest else 0.0
+        self.left = max(0.0, since - oldest) if now > oldest else None
         reached = max((level for level in LEVELS if self.used >= level), default=0.0)
         if stood <= PATIENCE or not reached:
             if stood <= PATIENCE and self.level:
@@ -37,8 +40,7 @@ class Standstill:
             return
         if reached > self.level:
             self.level = reached
-            left = max(0.0, (1 - self.used) * (now - oldest))
             log.error(
                 "%s: alarm, the sink has taken nothing for %.0f s and %.0f %% of the stream's retention are gone: in %.1f h changes are lost",
-                self._where, stood, 100 * self.used, left / 3600,
+                self._where, stood, 100 * self.used, (self.left or 0.0) / 3600,
             )  # fmt: skip

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from dsqlcdc.core.lag import Spread
+from dsqlcdc.core.ports import Gap
+
 
 class Counts:
     """Counters of one run that the ledger does not keep. One owner: the pipeline."""
@@ -43,7 +46,9 @@ class Status(msgspec.Struct, frozen=True):
     """One pipeline at a moment. read == sum of settled + open.
 
     `retention_used`: the part (from 0) of the stream's retention that has gone by since nothing was owed. `alarm`: the level of it that was
-    told because the sink stands still, 0 where it does not.
+    told because the sink stands still, 0 where it does not. `retention_left`: seconds until the oldest change owed is lost, None where nobody
+    knows. `lag`: by leg (see core.lag). `circuit`: how the sink's circuit breaker stands, "" where it has none. `held`: changes of
+    `open` that are held back for commit order; `late`: changes that came too late for it.
     """
 
     pipeline: str
@@ -69,3 +74,24 @@ class Status(msgspec.Struct, frozen=True):
     reason: str = ""
     retention_used: float = 0.0
     alarm: float = 0.0
+    retention_left: float | None = None
+    lag: Mapping[str, Spread] = {}
+    circuit: str = ""
+    held: int = 0
+    late: int = 0
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What the stores held when they were last asked, at `at` (seconds since the epoch, 0 never). `gaps`: of the pipeline, from this run or an
+    earlier one, acknowledged ones too. `parts` and `part_bytes`: pieces of oversized rows that wait."""
+
+    pipeline: str
+    gaps: Sequence[Gap] = ()
+    parts: int = 0
+    part_bytes: int = 0
+    at: float = 0.0
+
+    @property
+    def owed(self) -> Sequence[Gap]:
+        """Gaps that nobody has acknowledged."""
+        return [gap for gap in self.gaps if not gap.acked]

@@ -72,5 +72,6 @@ async def look(desired: Desired, clients: Clients) -> Account:
     boundary: Mapping[str, Any] | None = None
     if role is not None and role.boundary:
         boundary = await looking.at("boundary", observe.get_policy(clients, role.boundary), None)
+        role = msgspec.structs.replace(role, bound=boundary)
     observed = msgspec.structs.replace(observed, role=role, key=key)
     return Account(Seen(observed=observed, unknown=frozenset(looking.unknown), cluster_key=cluster_key), boundary, looking.findings)

@@ -13,7 +13,7 @@ from dsqlcdc.config import Config
 from dsqlcdc.config.show import secrets_of
 from dsqlcdc.contract import Outcome
 from dsqlcdc.hosts import emf, logs
-from dsqlcdc.hosts.invocation import Outfit, Work, first_owed, work
+from dsqlcdc.hosts.invocation import Outfit, Work, answer, work
 from dsqlcdc.hosts.lambda_config import load_config
 from dsqlcdc.hosts.outfit import open_outfit
 from dsqlcdc.sources.lambda_event import LambdaSource, read_event
@@ -75,8 +75,8 @@ class Function:
         """One batch of one shard, delivered; the answer names the first record that is still owed, and none where all is settled.
 
         Ends before the time that the context leaves, with what is owed by then. Raises ConfigError, Misconfigured or Unavailable where no
-        sink can be begun, what read_event raises, and a sink's own fault where it kept the batch's first record from being settled: a
-        function error, on which Lambda sends the whole batch again.
+        sink can be begun, what read_event raises, and what `answer` raises where the batch's first record is owed: a function error, on
+        which Lambda sends the whole batch again, in halves.
         """
         return self._run(self._handle(event, context))
 
@@ -113,11 +113,9 @@ class Function:
         sources = {name: LambdaSource(batch, self._clock()) for name in outfit.outlets}
         done = await work(outfit, sources, end - _now())
         await self._tell_all(done, batch.records[0].arrived)
-        owed = first_owed(batch, done)
+        owed = answer(batch, done)
         if owed:
             log.warning("%s: records from %s on are owed and come again", batch.shard, owed, extra={"shard": batch.shard, "owed": owed})
-        if owed == batch.records[0].sequence_number and done.faults:
-            raise next(iter(done.faults.values()))
         return {"batchItemFailures": [{"itemIdentifier": owed}] if owed else []}
 
     async def _sweep(self, context: Context) -> dict[str, Any]:

@@ -36,6 +36,8 @@ GENERATION = "dsqlcdc:generation"
 OF_CLOUDFORMATION = ("ServiceToken", "ServiceTimeout")
 _MARGIN = 20.0
 """Seconds of an invocation that are left for the answer."""
+_SLACK = 30.0
+"""Seconds by which DSQL's clock and ours may differ. Lambda waits a minute before it sends an event again."""
 _REASON_AT_MOST = 2000
 """Characters; CloudFormation takes an answer of 4,096 bytes."""
 _NAME = re.compile(r"[a-z0-9]{26}/[a-z0-9]{26}")
@@ -68,6 +70,10 @@ class Failed(Exception):
         self.physical, self.fault = physical, fault
 
 
+class Unfinished(Unavailable):
+    """The stream that this invocation began is not ACTIVE in its time: the next one goes on with it (E484)."""
+
+
 def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Make, replace or delete the CDC stream that a custom resource asks for, and tell CloudFormation; gives what was told.
 
@@ -76,7 +82,8 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     a while, so nothing is lost and duplicates are told as always. Delete is content where there is nothing, and waits for what is being
     made. The client token is the RequestId, so an invocation that Lambda repeats goes on with the stream of the first. Whatever goes wrong
     is reported as FAILED with its reason, for CloudFormation waits an hour for an answer that does not come. Raises Unavailable (E482)
-    where the answer cannot be sent.
+    where the answer cannot be sent, and Unfinished (E484), without an answer, where the time is over for the invocation that began a
+    stream: Lambda sends an event again whose invocation raised, twice if need be, and the next one answers whatever comes.
     """
     logging.getLogger("dsqlcdc").setLevel(logging.INFO)
     return asyncio.run(_handle(event, context.get_remaining_time_in_millis() / 1000 - _MARGIN))
@@ -87,6 +94,9 @@ async def _handle(event: dict[str, Any], seconds: float) -> dict[str, Any]:
     try:
         async with asyncio.timeout(max(1.0, seconds)):
             answer = await _done(event, before, seconds)
+    except Unfinished as error:
+        log.warning("%s", error)
+        raise
     except TimeoutError:
         late = Unavailable("the CDC stream was not done in time", where=_where(event), why=f"{seconds:.0f} s have passed", code="E483")
         answer = Answer(before or _nothing(event), str(late))
@@ -114,7 +124,7 @@ async def _done(event: dict[str, Any], before: str, seconds: float) -> Answer:
         if kind == "Update" and (there := await _kept(work, before)) is not None:
             await cdc.tag(work, there)
             return _told(there)
-        return await _make(event, work, before)
+        return await _make(event, work, before, seconds)
 
 
 async def _kept(work: Work, before: str) -> CdcStream | None:
@@ -133,7 +143,7 @@ async def _kept(work: Work, before: str) -> CdcStream | None:
     return there if same else None
 
 
-async def _make(event: dict[str, Any], work: Work, before: str) -> Answer:
+async def _make(event: dict[str, Any], work: Work, before: str, seconds: float) -> Answer:
     made = await cdc.create(work, token=str(event["RequestId"]))
     physical = f"{made.cluster}/{made.id}"
     try:
@@ -145,7 +155,10 @@ async def _make(event: dict[str, Any], work: Work, before: str) -> Answer:
     except Fault as error:
         raise Failed(physical, error) from error
     except asyncio.CancelledError:
-        # The time is over: what was made must be known, so that it is deleted when the stack is rolled back.
+        # The time is over. Whoever began it leaves it to another; else what was made must be known, so that a rollback deletes it.
+        if work.clock() - made.created_at < seconds + _SLACK:
+            why = "this invocation's time is over, and Lambda sends the event again"
+            raise Unfinished("the CDC stream is still CREATING", where=f"CDC stream {made.id}", why=why, code="E484") from None
         late = Unavailable("the CDC stream was not done in time", where=_where(event), why=f"{made.id} is not ACTIVE yet", code="E483")
         raise Failed(physical, late) from None
     return _told(stream)

@@ -18,6 +18,7 @@ from dsqlcdc.core.pipeline import Pipeline
 from dsqlcdc.core.telemetry import Status
 from dsqlcdc.errors import Fault, Lost, Misconfigured, Stopped
 from dsqlcdc.streams.watch import Watch
+from dsqlcdc.traces import Wrap
 
 log = logging.getLogger("dsqlcdc.daemon")
 
@@ -61,19 +62,22 @@ async def run(
     deadline: float | None = None,
     stop: asyncio.Event | None = None,
     watchers: Sequence[Watcher] = (),
+    wrap: Wrap | None = None,
 ) -> Result:
     """Run every pipeline of the config. A sink that stops does not stop the others.
 
     SIGTERM and SIGINT (or `stop`) end reading; what is in flight is drained and committed. A second signal cancels: what was settled is
     still committed, the rest is read again. Where the Kinesis stream is gone the CDC stream is looked at once more before this ends, so that
-    what its remedy makes again is there at the next start. Raises ConfigError and what opening stream or state raises (Misconfigured,
-    Unavailable).
+    what its remedy makes again is there at the next start. `wrap` as in assemble. Raises ConfigError and what opening stream or state raises
+    (Misconfigured, Unavailable).
     """
     stop = stop or asyncio.Event()
+    for remark in config.remarks:
+        log.warning("%s", remark)
     async with AsyncExitStack() as stack:
         stack.enter_context(_signals(stop))
         try:
-            assembly = await until(stack.enter_async_context(assemble(config, once=once, deadline=deadline)), stop)
+            assembly = await until(stack.enter_async_context(assemble(config, once=once, deadline=deadline, wrap=wrap)), stop)
         except Misconfigured as fault:
             if config.stream is not None and fault.code == _MISSING:
                 await until(_look_once(config), stop)

@@ -106,7 +106,8 @@ async def demo(*, directory: Path | None = None, port: int = 0, say: Say, stay: 
             await asyncio.to_thread(path.write_text, text)
             config = config_module.load(path)
             await _stream_apply(config, say)
-            say(f"config {path}; the daemon runs while the database is written to")
+            at = f"http://127.0.0.1:{config.http.port}/" if config.http is not None else ""
+            say(f"config {path}; the daemon runs while the database is written to; its page: {at}")
             runs = [await _first_run(config, local, cluster, aws, say, watch(config))]
             say("dsqlcdc run --once: from the checkpoints to the tip, what is left")
             runs.append((await daemon.run(config, once=True, deadline=60)).summary())
@@ -116,8 +117,7 @@ async def demo(*, directory: Path | None = None, port: int = 0, say: Say, stay: 
             webhook = await asyncio.to_thread(compare, generator.changes, receiver.lines())
             deliveries = receiver.deliveries
             if stay:
-                at = f"http://127.0.0.1:{config.http.port}" if config.http is not None else ""
-                say(f"everything goes on, new transactions each second: {at}/status, {at}/metrics; Ctrl-C ends it")
+                say(f"everything goes on, new transactions each second. The page: {at} ({at}status, {at}metrics); Ctrl-C ends it")
                 await _stay(config, local, cluster, watch(config))
             records = sum(change.records for change in generator.changes)
             return Report(str(directory), len(generator.changes), records, runs, comparison, deliveries, webhook)

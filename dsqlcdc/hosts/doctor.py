@@ -17,6 +17,7 @@ from dsqlcdc.config.show import secrets_of
 from dsqlcdc.contract import Sink
 from dsqlcdc.doctor import keeping, tables
 from dsqlcdc.doctor.account import Account, look
+from dsqlcdc.doctor.causes import one_per_cause
 from dsqlcdc.doctor.finding import Finding, found, of_fault
 from dsqlcdc.doctor.fixes import steps_of, with_fixes, without_loss
 from dsqlcdc.doctor.place import check_place
@@ -35,6 +36,10 @@ from dsqlcdc.streams.work import Work
 
 PATIENCE = 15.0
 """Seconds for one thing that does not answer."""
+_UNSEEN = ("E173", "E191")
+"""Obstacles of a plan that are no findings yet: a cluster without room, what was made for another one."""
+_MISSING = "E103"
+"""What is asked for does not exist: of the reader, the Kinesis stream."""
 _ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
@@ -57,10 +62,12 @@ async def examine(config: Config, *, clock: Callable[[], float] = time.time) -> 
     findings = await check_place(assemble.aws_of(config), clock)
     account = await _stream_side(config, findings, clock())
     reading = await _reading(config, findings, clock)
+    if account is not None and account.seen.observed.target is None and "target" not in account.seen.unknown:
+        findings[:] = [one for one in findings if one not in reading.findings or one.code != _MISSING]  # that it is gone has been said
     await _keeping(config, findings, reading.description)
     await _sinks(config, findings, reading)
     hidden = [secret for sink in config.sinks.values() for secret in secrets_of(sink.options) if len(secret) > 3]
-    told = [_told(finding, str(config.path), hidden) for finding in dict.fromkeys(findings)]
+    told = [_told(finding, str(config.path), hidden) for finding in one_per_cause(list(dict.fromkeys(findings)))]
     return Report(sorted(told, key=lambda finding: _ORDER[finding.severity]), account)
 
 
@@ -85,7 +92,7 @@ async def _stream_side(config: Config, findings: list[Finding], now: float) -> A
     findings += check_role(desired, seen, account.boundary)
     if not seen.unknown:
         wanted = plan(desired, seen.observed)
-        if wanted.obstacle is not None and wanted.obstacle.code == "E173":  # the others are findings already
+        if wanted.obstacle is not None and wanted.obstacle.code in _UNSEEN:
             findings.append(of_fault(wanted.obstacle))
         findings[:] = with_fixes(findings, steps_of(wanted))
     return account

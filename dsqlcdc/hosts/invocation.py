@@ -19,7 +19,7 @@ from dsqlcdc.core.records import Mark
 from dsqlcdc.core.route import Route
 from dsqlcdc.core.tables import Tables
 from dsqlcdc.core.telemetry import Status
-from dsqlcdc.errors import Fault
+from dsqlcdc.errors import Fault, Unavailable
 from dsqlcdc.hosts.daemon import run_one
 from dsqlcdc.sources.lambda_event import Batch
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
@@ -109,7 +109,9 @@ async def work(outfit: Outfit, sources: Mapping[str, Source], seconds: float, *,
     """
     grace = min(_GRACE, max(seconds, 0.0) / 5)
     stop = asyncio.Event()
-    timer = asyncio.get_running_loop().call_later(max(seconds - grace, 0.0), stop.set)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    timer = loop.call_later(max(seconds - grace, 0.0), stop.set)
     stores = {name: MemoryCheckpoints() for name in outfit.outlets}
     names = {name: Name(outfit.pipeline, name, sources[name].stream) for name in outfit.outlets}
     pipelines = {
@@ -131,6 +133,7 @@ async def work(outfit: Outfit, sources: Mapping[str, Source], seconds: float, *,
                 look_every=look_every,
                 room=outfit.room,
                 drain=grace / 4,
+                commit_until=end - grace / 2,
                 backoff=Backoff(0.1, 5.0),
             )
         )
@@ -154,3 +157,26 @@ def first_owed(batch: Batch, done: Work) -> str:
     """The lowest sequence number that any sink still owes, "" for none."""
     owed = [batch.owed(marks.get(batch.shard)) for marks in done.marks.values()]
     return min((name for name in owed if name), key=lambda name: (len(name), name), default="")
+
+
+def answer(batch: Batch, done: Work) -> str:
+    """What Lambda is told: first_owed. Where that is the batch's first record, so that nothing has moved, it may be better to fail as a
+    function, since Lambda then halves the batch (BisectBatchOnFunctionError) and counts an error.
+
+    Raises a sink's own fault, and Unavailable (E463) where no sink had any trouble and the time was too short for so many records: the same
+    batch would come again and again. While a destination is away the answer names the record, for halves would not go in either.
+    """
+    owed = first_owed(batch, done)
+    if owed != batch.records[0].sequence_number:
+        return owed
+    for fault in done.faults.values():
+        raise fault
+    if len(batch.records) > 1 and not any(status.retries for status in done.statuses):
+        raise Unavailable(
+            "the batch was not done in the function's time",
+            where=f"shard {batch.shard}, {len(batch.records)} records from {owed} on",
+            why="none of its sinks had trouble, and its first record is still owed",
+            run="aws lambda update-event-source-mapping --uuid UUID --batch-size N, with fewer; or give the function more time",
+            code="E463",
+        )
+    return owed

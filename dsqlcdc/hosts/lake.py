@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from dsqlcdc import parquet
 from dsqlcdc.assemble import aws_of
 from dsqlcdc.aws import Aws
 from dsqlcdc.config import Config
@@ -74,19 +75,27 @@ class Lake:
         folder = ".".join(
             quote(part.encode("utf-8", "surrogatepass"), safe="").replace(".", "%2E") for part in (self._table.schema, self._table.name)
         )
-        return sorted(entry.name for entry in (await self._objects.list(f"data/{folder}/")).entries if entry.name.endswith(".jsonl.gz"))
+        return sorted(
+            entry.name
+            for entry in (await self._objects.list(f"data/{folder}/")).entries
+            if entry.name.endswith((".jsonl.gz", parquet.SUFFIX))
+        )
 
     async def changes(self, key: str) -> Sequence[Change]:
-        """The changes in an object: none in one that voids a part. Raises Stopped for an object that is no lake's."""
+        """The changes in an object: none in one that voids a part. Raises Stopped for an object that is no lake's, or gone since it was named."""
         body = await self._objects.get(key)
+        if body is None:  # its rows are in another by now, which was not listed
+            what, why = "an object of the lake is gone", "it was compacted meanwhile"
+            raise Stopped(what, where=f"{self._where}{key}", why=why, run="dsqlcdc opensearch rebuild CONFIG, again", code="E157")
         try:
-            return [] if body is None else await asyncio.to_thread(self._read, body)
+            return await asyncio.to_thread(self._read, key, body)
         except (ValueError, OSError, EOFError, msgspec.MsgspecError) as error:
             what, run = "an object of the lake cannot be read", "dsqlcdc opensearch rebuild CONFIG --from trim_horizon"
             raise Stopped(what, where=f"{self._where}{key}", why=str(error), run=run, code="E157") from error
 
-    def _read(self, body: bytes) -> Sequence[Change]:
-        return [self._change(_decode(line)) for line in gzip.decompress(body).splitlines()]
+    def _read(self, key: str, body: bytes) -> Sequence[Change]:
+        text = b"".join(parquet.lines(body)) if key.endswith(parquet.SUFFIX) else gzip.decompress(body)
+        return [self._change(_decode(line)) for line in text.splitlines()]
 
     def _change(self, line: _Line) -> Change:
         return Change(

@@ -22,7 +22,7 @@ _SCRUBBED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(://[^/\s:@]*):[^/\s@]+@"), r"\1:***@"),
     (
         re.compile(
-            r"(?i)((?:x-amz-(?:security-token|signature|credential)|authorization|password|secret\w*)[\"']?\s*[=:]\s*)[\"']?[^\s&,;\"']+"
+            r"(?i)((?:x-amz-(?:security-token|signature|credential)|authorization|password|secret\w*)[\"']?\s*[=:]\s*\[?[\"']?)[^\s&,;\"'\[\]]+"
         ),
         r"\1***",
     ),

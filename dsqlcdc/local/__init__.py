@@ -1,6 +1,7 @@
 """The embedded AWS: one process, one port on loopback, for development, the demo and tests.
 
-Kinesis and the DSQL control plane are models of this project, true to what a reader can notice; S3, DynamoDB, IAM, STS and KMS are moto's.
+Kinesis, the DSQL control plane and its metrics are models of this project, true to what a reader can notice; S3, DynamoDB, IAM, STS, KMS and
+the rest of CloudWatch are moto's.
 Needs the extra `local`.
 
     async with Local() as aws:
@@ -33,7 +34,7 @@ Control over HTTP, JSON in and out; a mistake is answered with 400 and {"error":
     POST /_dsqlcdc/record            {"stream", "data": base64, "shard", "partition_key", "copies"}: a foreign producer's record
     POST /_dsqlcdc/bucket            {"name", "gone": bool}: the bucket vanishes with its objects, and comes back
     POST /_dsqlcdc/cdc               CdcState (orders.py): {"cluster", "status": IDLE|INACTIVE|ACTIVE, "stream", "impair": code or "",
-                                     "fail": code}. Gives {"status", "reason", "waiting", "lag"}
+                                     "fail": code, "late": seconds}. Gives {"status", "reason", "waiting", "lag"}
     POST /_dsqlcdc/cause             {"cluster", "stream", "reason"}: the real cause of a statusReason (causes.py), and what shows it
     POST /_dsqlcdc/rules             Rules (orders.py): {"retry", "lag_limit", "stuck", "delay", "role_delay", "role_refusals"}
     POST /_dsqlcdc/deny              Deny (rights.py): {"action": "dsql:CreateStream", "resource", "times", "explicit"}: callers lack a

@@ -30,6 +30,8 @@ def operation_of(service: str, method: str, path: str, query: Mapping[str, str],
         return _s3(method, path, query, headers)
     if service == "dsql":
         return _dsql(method, path)
+    if path.startswith("/service/") and "/operation/" in path:  # Smithy's RPC: CloudWatch
+        return path.rpartition("/")[2]
     return parse_qs(body[:10_000].decode("utf-8", "replace")).get("Action", [query.get("Action", "")])[0]
 
 

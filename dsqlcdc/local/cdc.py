@@ -53,6 +53,9 @@ class CdcStream:
         self._clock, self._pace, self._active_at, self._gone_at = clock, pace, active_at, 0.0
         self._creating, self._failed = True, False
         self._injected = ""
+        self.late = 0.0
+        """Seconds by which the service delivers late, while the stream is ACTIVE all the same."""
+        self._queue: deque[_Record] = deque()
         self._next_try, self._pause = 0.0, 0.0
         self._held: deque[_Record] = deque()
 
@@ -74,7 +77,8 @@ class CdcStream:
     @property
     def lag(self) -> float:
         """Seconds since the oldest undelivered change."""
-        return self._clock.now() - self._held[0][0] if self._held else 0.0
+        now = self._clock.now()
+        return max((now - records[0][0] for records in (self._held, self._queue) if records), default=0.0)
 
     def activate(self) -> None:
         """End CREATING at once."""
@@ -83,12 +87,14 @@ class CdcStream:
     def delete(self, after: float) -> None:
         self._gone_at = self._clock.now() + after
         self._held.clear()
+        self._queue.clear()
 
     def fail(self, error: str) -> None:
         """Final: what is held is lost, and so is what is committed from now on."""
         self._failed = True
         self._note(error)
         self._held.clear()
+        self._queue.clear()
 
     def impair(self, error: str) -> None:
         """Hold everything back with this error, until called with "". Raises ValueError once the stream is FAILED, which is final."""
@@ -104,7 +110,18 @@ class CdcStream:
         if self.status not in DELIVERS:
             return
         now = self._clock.now()
-        refused, error = self._attempt(deque((now, key, data) for key, data in records), kinesis, obstacle)
+        self._queue += ((now, key, data) for key, data in records)
+        self._go_on(kinesis, obstacle)
+
+    def _go_on(self, kinesis: Kinesis, obstacle: Obstacle) -> None:
+        """Deliver what has waited as long as the service takes."""
+        now = self._clock.now()
+        due: deque[_Record] = deque()
+        while self._queue and self._queue[0][0] + self.late <= now:
+            due.append(self._queue.popleft())
+        if not due:
+            return
+        refused, error = self._attempt(due, kinesis, obstacle)
         if error == "KINESIS_STREAM_NOT_FOUND":
             return self.fail(error)
         self._held += refused
@@ -124,8 +141,11 @@ class CdcStream:
         now = self._clock.now()
         if self.status not in DELIVERS:
             return
-        if self.lag > min(self._pace.lag_limit, KEPT):
+        if self._held and self.lag > min(self._pace.lag_limit, KEPT):
             return self.fail(self.error)
+        self._go_on(kinesis, obstacle)
+        if self._failed:
+            return
         if now < self._next_try:
             return
         self._held, error = self._attempt(self._held, kinesis, obstacle)

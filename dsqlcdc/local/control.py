@@ -142,6 +142,8 @@ class Control:
             stream.impair(given.impair)
         if given.fail is not None:
             stream.fail(given.fail)
+        if given.late is not None:
+            stream.late = given.late
         dsql.look()
         return _told(stream)
 

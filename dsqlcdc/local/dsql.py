@@ -14,6 +14,7 @@ from dsqlcdc.local.cdc import DELIVERS, CdcStream, Cluster, Pace, given_key
 from dsqlcdc.local.clock import Clock
 from dsqlcdc.local.dsql_input import Query, check_id, check_stream, check_tags, conflict, malformed, missing, page, refused
 from dsqlcdc.local.kinesis import Kinesis
+from dsqlcdc.local.others import Metric
 from dsqlcdc.local.reach import Account, obstacle, usable
 from dsqlcdc.local.refusal import Refusal
 from dsqlcdc.local.streams import ACCOUNT
@@ -78,6 +79,15 @@ class Dsql:
         if key and not usable(self.account, key):
             return "CLUSTER_CMK_INACCESSIBLE"
         return obstacle(stream.arn, stream.target, self.kinesis, self.account)
+
+    def metrics(self) -> list[Metric]:
+        """What CloudWatch would show of the CDC streams now. A model: on AWS it comes a minute or two later."""
+        live = [stream for cluster in self.clusters.values() for stream in cluster.live_streams() if stream.status in DELIVERS]
+        of = [({"ClusterId": stream.cluster, "StreamId": stream.id}, stream) for stream in live]
+        return [
+            *(Metric("BehindSourceLag", stream.lag * 1000, by) for by, stream in of),
+            *(Metric("IsImpaired", float(stream.status == "IMPAIRED"), by) for by, stream in of),
+        ]
 
     def call(self, method: str, path: str, query: Query, body: bytes) -> dict[str, Any]:
         """One REST call. `path` is percent-encoded, as it came."""

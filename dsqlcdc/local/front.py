@@ -15,6 +15,7 @@ from dsqlcdc.local.clock import Clock
 from dsqlcdc.local.dsql import Dsql
 from dsqlcdc.local.faults import Fault, Faults
 from dsqlcdc.local.kinesis_api import KinesisApi
+from dsqlcdc.local.kms import by_id
 from dsqlcdc.local.others import Others, Reply
 from dsqlcdc.local.refusal import Refusal, injected, render
 from dsqlcdc.local.rights import Call, Denials
@@ -74,6 +75,10 @@ class Front:
             if service == "dsql":
                 out = self._dsql.call(request.method, path, request.query, body)
                 return Reply(200, [("Content-Type", "application/json"), ("x-amzn-RequestId", request_id)], msgspec.json.encode(out))
+            if service == "kms":
+                body = by_id(operation, body)
+            if service == "monitoring":
+                await self._others.measure(self._dsql.metrics(), self._clock.now())
             return await self._others.call(request.method, request.raw_path, request.headers, body)
         except Refusal as refusal:
             text, extra = render(refusal, service, request_id)

@@ -68,7 +68,8 @@ class CdcState(_Given):
     """One cluster and, with `stream`, one of its CDC streams.
 
     `status`: puts the cluster to sleep (IDLE, INACTIVE) or wakes it (ACTIVE). `impair`: hold everything back with a statusReason code, ""
-    mends it; `fail`: FAILED with this code; both without a real cause, as for INTERNAL_ERROR.
+    mends it; `fail`: FAILED with this code; both without a real cause, as for INTERNAL_ERROR. `late`: seconds by which it delivers late from
+    now on, ACTIVE all the same.
     """
 
     cluster: str
@@ -76,6 +77,7 @@ class CdcState(_Given):
     status: Literal["ACTIVE", "IDLE", "INACTIVE"] | None = None
     impair: Reason | Literal[""] | None = None
     fail: Reason | None = None
+    late: float | None = None
 
 
 class Cause(_Given):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -19,6 +20,14 @@ class Reply(msgspec.Struct, frozen=True):
     status: int
     headers: list[tuple[str, str]]
     body: bytes
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """One value of a metric of AWS/AuroraDSQL, by its dimensions."""
+
+    name: str
+    value: float
+    dimensions: Mapping[str, str]
 
 
 class Others:
@@ -55,14 +64,18 @@ class Others:
             return None
         from moto.backends import get_backend
 
-        roles = get_backend("iam")[ACCOUNT]["aws"].roles
+        backend = get_backend("iam")[ACCOUNT]["aws"]
+        roles = backend.roles
         role = next((role for role in list(roles.values()) if role.arn == arn), None)
         if role is None:
             return None
         attached = {policy.arn: policy for policy in list(role.managed_policies.values())}
         current = [version.document for policy in attached.values() for version in policy.versions if version.is_default]
         documents = (*role.policies.values(), *current)
-        return Role(arn, role.assume_role_policy_document, documents, inline=tuple(role.policies), attached=tuple(attached))
+        bound = backend.managed_policies.get(role.permissions_boundary_arn) if role.permissions_boundary_arn else None
+        boundary = next((version.document for version in bound.versions if version.is_default), "") if bound is not None else ""
+        trust = role.assume_role_policy_document
+        return Role(arn, trust, documents, inline=tuple(role.policies), attached=tuple(attached), boundary=boundary)
 
     def key(self, key_id: str) -> Key | None:
         """A KMS key of the Region, by any of its names."""
@@ -76,8 +89,23 @@ class Others:
         found = next((key for key in keys if name == key.id or name in key.aliases), None)
         return None if found is None else Key(found.arn, found.key_state, found.policy)
 
+    async def measure(self, metrics: Sequence[Metric], now: float) -> None:
+        """CloudWatch shows these of DSQL, for the minute of `now`, and none that were given before."""
+        await self._run(self._measure, metrics, now)
+
     async def close(self) -> None:
         await asyncio.to_thread(self._thread.shutdown)
+
+    def _measure(self, metrics: Sequence[Metric], now: float) -> None:
+        from moto.backends import get_backend
+        from moto.cloudwatch.models import MetricDatum
+
+        backend: Any = get_backend("cloudwatch")[ACCOUNT][self._region]
+        at = datetime.fromtimestamp(now, UTC).replace(tzinfo=None)
+        backend.metric_data = [datum for datum in backend.metric_data if datum.namespace != "AWS/AuroraDSQL"]
+        for metric in metrics:
+            by = [{"Name": name, "Value": value} for name, value in metric.dimensions.items()]
+            backend.metric_data.append(MetricDatum("AWS/AuroraDSQL", metric.name, metric.value, by, at))
 
     async def _run(self, work: Callable[..., Any], *given: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)

@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from dsqlcdc.local.kinesis import Kinesis
-from dsqlcdc.local.policy import Asked, says, together
+from dsqlcdc.local.policy import Asked, Verdict, says, together
 from dsqlcdc.local.refusal import Refusal
 from dsqlcdc.local.streams import ACCOUNT
 
@@ -20,7 +20,8 @@ _ROOT = ("AWS", f"arn:aws:iam::{ACCOUNT}:root"), ("AWS", ACCOUNT)
 
 
 class Role(msgspec.Struct, frozen=True):
-    """`policies`: the documents of its policies, of which `inline` has the names, `attached` the ARNs. `trusted`: made by `Local.pipe`, may
+    """`policies`: the documents of its policies, of which `inline` has the names, `attached` the ARNs. `boundary`: the document of its
+    permissions boundary, "" for none. `trusted`: made by `Local.pipe`, may
     do everything."""
 
     arn: str
@@ -28,7 +29,14 @@ class Role(msgspec.Struct, frozen=True):
     policies: tuple[str, ...] = ()
     inline: tuple[str, ...] = ()
     attached: tuple[str, ...] = ()
+    boundary: str = ""
     trusted: bool = False
+
+    def may(self, asked: Asked) -> Verdict:
+        """What its policies say, as far as the boundary lets them."""
+        own = together(self.policies, asked)
+        bound = together((self.boundary,), asked) if self.boundary else "allow"
+        return "deny" if "deny" in (own, bound) else own if bound == "allow" else "silent"
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -64,7 +72,7 @@ def obstacle(stream_arn: str, target: Mapping[str, str], kinesis: Kinesis, accou
         return "ROLE_ACCESS_DENIED"
     arn, region = target["streamArn"], kinesis.region
     context = {"aws:PrincipalArn": role.arn, "aws:PrincipalAccount": ACCOUNT, "aws:RequestedRegion": region, "aws:SecureTransport": "true"}
-    if not role.trusted and any(together(role.policies, Asked(action, arn, (), context)) != "allow" for action in WRITES):
+    if not role.trusted and any(role.may(Asked(action, arn, (), context)) != "allow" for action in WRITES):
         return "KINESIS_ACCESS_DENIED"
     try:
         stream = kinesis.stream(arn)
@@ -95,7 +103,7 @@ def _encrypts(account: Account, role: Role, key_id: str, region: str, stream_arn
         "aws:PrincipalAccount": ACCOUNT,
     }
     asked = Asked("kms:GenerateDataKey", key.arn, (("AWS", role.arn),), context)
-    direct, own = says(key.policy, asked), together(role.policies, asked)
+    direct, own = says(key.policy, asked), role.may(asked)
     if "deny" in (direct, own):
         return False
     delegated = says(key.policy, msgspec.structs.replace(asked, principals=_ROOT)) == "allow"

@@ -114,6 +114,9 @@ class KinesisSource:
         starts = self._starts
         return () if starts is None else (*starts.forget, *starts.vanished)
 
+    def lineage(self) -> Mapping[str, Sequence[str]]:
+        return {shard.id: shard.parents for shard in self._feeds.shards}
+
     def oldest_readable(self) -> float:
         return self._feeds.now() - self._feeds.description.retention
 
@@ -219,12 +222,13 @@ class KinesisSource:
             reader.paused = True
             await self._moved.wait()
 
-    async def gap(self, gap: Gap) -> None:
+    async def gap(self, reader: Reader, gap: Gap) -> None:
         """Persist a gap. Returns where reading may go on; otherwise waits to be ended by the halt."""
         stored = await self._feeds.patiently(partial(self._on_gap, gap), self.deadline)
         if stored.acked or not self._halt:
             return
         self._gaps.append(stored)
+        reader.verified = True
         self._changed.ring()
         await asyncio.Event().wait()
 

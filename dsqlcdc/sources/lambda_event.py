@@ -120,6 +120,9 @@ class LambdaSource:
         behind = max(0, int((self._now - self._batch.records[-1].arrived) * 1000))
         yield Page(self._batch.shard, list(self._batch.records), self._now, behind)
 
+    def lineage(self) -> Mapping[str, Sequence[str]]:
+        return {}
+
     def forgettable(self) -> Sequence[str]:
         return ()
 

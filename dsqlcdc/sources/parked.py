@@ -37,6 +37,9 @@ class ParkedSource:
         for shard, records in self._found.items():
             yield Page(shard, sorted(records, key=lambda record: int(record.sequence_number)), self._clock(), behind=1)
 
+    def lineage(self) -> Mapping[str, Sequence[str]]:
+        return {}
+
     def forgettable(self) -> Sequence[str]:
         return ()
 

@@ -37,14 +37,15 @@ class Owner(Protocol):
 
     async def may_read(self, reader: Reader) -> None: ...
 
-    async def gap(self, gap: Gap) -> None: ...
+    async def gap(self, reader: Reader, gap: Gap) -> None: ...
 
 
 class Reader:
     """Reads one shard from a mark on. `floor`: everything that arrived up to then has been read (seconds); the skew goes by it.
 
     `known`: the same, but 0 where nothing is known; the search for trimmed records goes by it. `handed_to`: as `floor`, of
-    what the pipeline has taken. `finished`: read as far as was asked for.
+    what the pipeline has taken. `verified`: it is known whether records before the first one were trimmed unread, and the gap is kept.
+    `finished`: read as far as was asked for.
     """
 
     def __init__(self, shard: Shard, feeds: Feeds, share: Share, owner: Owner, mark: Mark, floor: float) -> None:
@@ -127,21 +128,29 @@ class Reader:
 
     async def _judge(self, fetched: Fetched) -> None:
         """Look for records that were trimmed unread, whenever reading began anew at a known position."""
-        position = self.cursor.position
-        asked = position.kind == "after"
+        asked = self.cursor.position.kind == "after"
         if asked and not fetched.decided and not (fetched.ended or fetched.behind == 0):
             return  # empty answers come before the record: go on
+        gap = self._missed(fetched)
+        if gap is not None:
+            await self._owner.gap(self, gap)
         self.verified = True
+
+    def _missed(self, fetched: Fetched) -> Gap | None:
+        """The gap before what was fetched, where there may be one."""
+        position = self.cursor.position
+        asked = position.kind == "after"
         if asked and fetched.found and fetched.decided:
-            return
+            return None
         if not asked and not fetched.begun:
-            return
+            return None
         self.cursor.verifying = False
         now, retention = self._feeds.now(), self._feeds.description.retention
         if not self.guarded and now - retention - self.known < trimmed.EDGE:
-            return
-        if trimmed.missed(position, self.known, now=now, retention=retention):
-            await self._owner.gap(self._gap(position, now, retention, fetched.records[0] if fetched.records else None))
+            return None
+        if not trimmed.missed(position, self.known, now=now, retention=retention):
+            return None
+        return self._gap(position, now, retention, fetched.records[0] if fetched.records else None)
 
     def _gap(self, position: Position, now: float, retention: float, first: Record | None) -> Gap:
         return trimmed.gap(

@@ -42,17 +42,27 @@ def unreadable(broken: Sequence[tuple[str, ValueError]], where: str) -> Misconfi
 def name_of(letter: DeadLetter) -> str:
     """Where a letter is stored: free of the sink's name where the record was bad before routing, so that all sinks mean one letter.
 
-    Raises ValueError for a letter without sequence or code: two of them would share a name.
+    A row that was put together is named by its change's id and the day of its commit: each of its records may have come twice, and which
+    copy was met first is another matter in another run. Raises ValueError for a letter without sequence or code: two of them would share a name.
     """
     if not letter.sequence or not letter.code:
         raise ValueError("a dead letter needs a sequence and a code")
-    try:
-        day = datetime.fromtimestamp(letter.arrived, UTC).strftime("%Y-%m-%d")
-    except (ValueError, OverflowError, OSError):
-        day = "unknown"
-    record = f"{_word(letter.sequence).replace('-', '%2D')}-{_word(letter.code)}.json.gz"
-    place = f"dt={day}/shard={_word(letter.shard)}/{record}"
+    if letter.sink and letter.images and letter.id:
+        version: Any = letter.event.get("version")
+        place = (
+            f"dt={_day(version / 1e9 if isinstance(version, int) else letter.arrived)}/row/{_word(letter.id)}-{_word(letter.code)}.json.gz"
+        )
+    else:
+        record = f"{_word(letter.sequence).replace('-', '%2D')}-{_word(letter.code)}.json.gz"
+        place = f"dt={_day(letter.arrived)}/shard={_word(letter.shard)}/{record}"
     return f"sink={_word(letter.sink)}/{place}" if letter.sink else place
+
+
+def _day(moment: float) -> str:
+    try:
+        return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")
+    except (ValueError, OverflowError, OSError):
+        return "unknown"
 
 
 def _word(text: str) -> str:

@@ -31,6 +31,8 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True):
     dsql: Any
     iam: Any
     kms: Any
+    cloudwatch: Any = None
+    """Only where `open_clients` is asked for it."""
     account: str
     region: str
     partition: str = "aws"
@@ -95,8 +97,9 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def open_clients(aws: Aws, desired: Desired, *, deadline: float = 300.0) -> AsyncGenerator[Clients, None]:
-    """Clients for what is desired, in the Region of its Kinesis stream where the config names it by ARN. Leaving closes them.
+async def open_clients(aws: Aws, desired: Desired, *, deadline: float = 300.0, metrics: bool = False) -> AsyncGenerator[Clients, None]:
+    """Clients for what is desired, in the Region of its Kinesis stream where the config names it by ARN. Leaving closes them. `metrics`:
+    one of CloudWatch too.
 
     Raises Misconfigured: no Region, no credentials, or (E170) a Kinesis stream in another account or Region than the caller's; Stopped
     (E125) when AWS is not reached within `deadline` seconds.
@@ -105,7 +108,9 @@ async def open_clients(aws: Aws, desired: Desired, *, deadline: float = 300.0) -
     if named is not None and aws.region is None:
         aws = msgspec.structs.replace(aws, region=named[2])
     async with AsyncExitStack() as stack:
-        opened = {service: await stack.enter_async_context(client(service, aws)) for service in SERVICES}
+        opened = {
+            service: await stack.enter_async_context(client(service, aws)) for service in (*SERVICES, *(["cloudwatch"] if metrics else []))
+        }
         sts, region = opened.pop("sts"), str(opened["kinesis"].meta.region_name)
         unknown = Clients(**opened, account="*", region=region, deadline=deadline)
         identity = await unknown.ask(sts.get_caller_identity, doing="say whose credentials these are", where="aws sts", resource="")

@@ -11,20 +11,24 @@ from dsqlcdc.streams.desired import CLUSTER_TAG, Desired
 from dsqlcdc.streams.observed import CdcStream, Observed, in_words
 from dsqlcdc.streams.obstacles import no_cluster
 from dsqlcdc.streams.plan import Action, Plan
-from dsqlcdc.streams.policies import trusted_clusters
+from dsqlcdc.streams.policies import trusted_clusters, trusted_regions
 from dsqlcdc.streams.wanted import ours, target_arn
 from dsqlcdc.streams.work import Work
 
 
-def deletion(desired: Desired, observed: Observed, *, everything: bool) -> Plan:
-    """What `delete` would delete, in its order, and why it leaves the rest. `everything`: the Kinesis stream too, with its records. Pure.
+def deletion(desired: Desired, observed: Observed, *, everything: bool, table: str = "") -> Plan:
+    """What `delete` would delete, in its order, and why it leaves the rest. `everything`: the Kinesis stream too, with its records; `table`:
+    the state's DynamoDB table, which always stays. Pure.
 
-    Without its cluster nothing is deleted (the obstacle is E171): nobody can tell what still uses the rest. Role and Kinesis stream go only
-    where they were made for this cluster, so that a config with another cluster in it takes nothing from the one that is read.
+    Role and Kinesis stream go only where they were made for this cluster, so that a config with another cluster in it takes nothing from
+    the one that is read. A cluster that is gone took its CDC streams with it, and the rest goes as always; one that is not there, and that
+    nothing was made for, is a slip (the obstacle is E171).
     """
+    notes = [f"DynamoDB table {table} stays: it holds checkpoints and gaps, perhaps of other pipelines too"] * bool(table)
     if observed.cluster is None:
-        return Plan(actions=[], obstacle=no_cluster(desired, observed))
-    notes: list[str] = []
+        if _nothing_of(desired, observed):
+            return Plan(actions=[], obstacle=no_cluster(desired, observed))
+        notes.append(f"cluster {desired.cluster} is not there, and its CDC streams went with it")
     live = [one for one in observed.streams if one.status not in ("DELETING", "DELETED")]
     mine = [one for one in live if ours(one.tags, desired)]
     stay = [one for one in live if one not in mine]
@@ -39,6 +43,12 @@ def deletion(desired: Desired, observed: Observed, *, everything: bool) -> Plan:
     return Plan(actions=actions, notes=notes)
 
 
+def _nothing_of(desired: Desired, observed: Observed) -> bool:
+    """Is there something, and none of it a role or a Kinesis stream of this pipeline that says of itself that it was made for this cluster?"""
+    there = [one.tags for one in (observed.role, observed.target) if one is not None]
+    return bool(there) and not any(ours(tags, desired) and tags.get(CLUSTER_TAG) == desired.cluster for tags in there)
+
+
 def _delivers(stream: CdcStream) -> str:
     return f"{in_words(stream)}, into {stream.target.rpartition('/')[2]}; what is committed from then on is delivered by nobody"
 
@@ -50,10 +60,14 @@ def _role(desired: Desired, observed: Observed, stay: Sequence[CdcStream], notes
     tagged = there.tags.get(CLUSTER_TAG)
     others = sorted({*trusted_clusters(there.trust), *([tagged] if tagged else [])} - {desired.cluster})
     foreign = [*there.attached, *(name for name in there.inline if not name.startswith("dsqlcdc-"))]
+    regions = trusted_regions(there.trust)
+    elsewhere = regions - {observed.region} or ({"nobody knows which Region"} if observed.cluster is None and not regions else set())
     if not ours(there.tags, desired):
         notes.append(f"role {there.name} stays: `apply` did not make it")
     elif others:
         notes.append(f"role {there.name} stays: it is for streams of cluster {', '.join(others)}, and the config names {desired.cluster}")
+    elif elsewhere:  # roles are of all Regions, clusters and streams of one
+        notes.append(f"role {there.name} stays: it is for streams in {', '.join(sorted(elsewhere))}, and this is {observed.region}")
     elif tagged is None and not trusted_clusters(there.trust):
         notes.append(f"role {there.name} stays: neither its trust policy nor a tag {CLUSTER_TAG} says which cluster it was made for")
     elif any(one.role == there.arn for one in stay):

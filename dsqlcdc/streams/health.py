@@ -16,10 +16,11 @@ GONE = "GONE"
 """The status of a stream that is not there."""
 EventKind = Literal[
     "found", "creating", "active", "impaired", "reason", "mended", "failed", "deleting", "gone", "status", "replaced",
-    "unanswered", "denied", "answered", "countdown", "escalate", "lagging", "caught_up",
+    "unanswered", "denied", "answered", "countdown", "escalate", "lagging", "caught_up", "unmeasured",
     "remedy", "acting", "acted", "not_acted", "gap",
 ]  # fmt: skip
-"""What may be told of a stream. `status`: one that the service added since. `remedy` to `gap` come from whoever mends it."""
+"""What may be told of a stream. `status`: one that the service added since. `unmeasured`: how far it is behind cannot be asked. `remedy` to
+`gap` come from whoever mends it."""
 
 REMINDERS = (5 * 86_400.0, 2 * 86_400.0, 86_400.0, 6 * 3600.0, 3600.0, 0.0)
 """Seconds before what is held back is lost, at which it is said again."""
@@ -81,7 +82,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What is known after some looks. Times are seconds since the epoch, 0 unknown.
 
-    `since`: how long the status is known to last. `healthy_at`: the last look at this stream that saw it ACTIVE. `broken_since`: from
+    `since`: how long the status is known to last. `healthy_at`: the last moment up to which this stream is known to have delivered
+    everything: that of the last look that saw it ACTIVE (`active_at`), less its lag. `broken_since`: from
     then on changes may be held back; 0 while none are. `mended_at`: the last look that saw them let go. `unanswered`: looks in a row
     without an answer; `throttled`: those that were.
     """
@@ -91,6 +93,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason | None = None
     since: float = 0.0
     healthy_at: float = 0.0
+    active_at: float = 0.0
     broken_since: float = 0.0
     answered_at: float = 0.0
     unanswered: int = 0
@@ -150,7 +153,7 @@ def _status(known: Health, look: Look) -> tuple[Health, Sequence[Event]]:
     """The change of status or reason, if there is one."""
     code = look.reason.error if look.reason is not None else ""
     held = look.status == "IMPAIRED"
-    healthy = look.at if look.status == "ACTIVE" else known.healthy_at
+    healthy = look.at - (look.lag or 0.0) if look.status == "ACTIVE" else known.healthy_at
     broken = known.broken_since if held or look.status == "FAILED" else 0.0
     if held:
         broken = min(at for at in (broken, _began(known, look), look.at - (look.lag or 0.0)) if at)
@@ -162,6 +165,7 @@ def _status(known: Health, look: Look) -> tuple[Health, Sequence[Event]]:
         reason=look.reason,
         since=look.at if changed else known.since,
         healthy_at=healthy,
+        active_at=look.at if look.status == "ACTIVE" else known.active_at,
         broken_since=broken,
         reminded=known.reminded if held else 0,
         escalated=known.escalated if held and code == known.code else "",
@@ -192,9 +196,12 @@ def _passing(seen: Health, look: Look) -> tuple[Health, Sequence[Event]]:
     """What time brings: the countdown while IMPAIRED, and lag while ACTIVE."""
     if seen.impaired:
         return _waiting(seen, look)
-    lag = look.lag or 0.0
+    lag = look.lag
+    if lag is None:
+        return seen, []
     if seen.status == "ACTIVE" and not seen.lagging and lag >= LAGGING:
-        told = _event(look, "lagging", f"the stream is ACTIVE and {lag:.0f} s behind the database")
+        what = f"the stream is ACTIVE and {lag:.0f} s behind the database: what is committed arrives that late"
+        told = _event(look, "lagging", what)
         return msgspec.structs.replace(seen, lagging=True), [told]
     if seen.lagging and lag < CAUGHT_UP:
         return msgspec.structs.replace(seen, lagging=False), [_event(look, "caught_up", "the stream has caught up with the database")]

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import msgspec
 
 from dsqlcdc.aws import error_code, errors, translate
+from dsqlcdc.errors import Misconfigured
 from dsqlcdc.streams.clients import MISSING, Clients
 from dsqlcdc.streams.desired import Desired
 from dsqlcdc.streams.observed import CdcStream, ClusterState, KeyState, Observed, Reason, RoleState, TargetState
@@ -40,7 +41,17 @@ async def observe(desired: Desired, clients: Clients) -> Observed:
     )
     key = desired.target.kms_key or (target.kms_key if target is not None else "")
     role, key_state = await asyncio.gather(get_role(clients, wanted_role(desired, observed)), get_key(clients, key))
+    if role is not None and role.boundary:
+        role = msgspec.structs.replace(role, bound=await _bound(clients, role.boundary))
     return msgspec.structs.replace(observed, role=role, key=key_state)
+
+
+async def _bound(clients: Clients, boundary: str) -> Mapping[str, Any] | None:
+    """What a permissions boundary says; None where it may not be read: much can be told without."""
+    try:
+        return await get_policy(clients, boundary)
+    except Misconfigured:
+        return None
 
 
 async def get_cluster(clients: Clients, cluster: str) -> ClusterState | None:

@@ -80,7 +80,8 @@ class KeyState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoleState(msgspec.Struct, frozen=True, kw_only=True):
-    """A role with its policies, decoded. `inline` by policy name; `attached` by policy ARN."""
+    """A role with its policies, decoded. `inline` by policy name; `attached` by policy ARN. `boundary`: the ARN of its permissions boundary,
+    "" for none, and `bound` what that says: None where it could not be read."""
 
     name: str
     arn: str
@@ -88,6 +89,7 @@ class RoleState(msgspec.Struct, frozen=True, kw_only=True):
     inline: Mapping[str, Mapping[str, Any]] = {}
     attached: Mapping[str, Mapping[str, Any]] = {}
     boundary: str = ""
+    bound: Mapping[str, Any] | None = None
     tags: Mapping[str, str] = {}
 
 

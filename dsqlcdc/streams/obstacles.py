@@ -1,14 +1,16 @@
-"""What stands in the way of a plan, said plainly: no cluster, an idle one, no room, an unusable key, a Deny. Pure."""
+"""What stands in the way of a plan, said plainly: no cluster, an idle one, another's role, no room, an unusable key, a Deny. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dsqlcdc.errors import Misconfigured
-from dsqlcdc.streams.desired import Desired
+from dsqlcdc.streams.desired import CLUSTER_TAG, Desired
 from dsqlcdc.streams.observed import CdcStream, Observed
-from dsqlcdc.streams.policies import trust_faults
-from dsqlcdc.streams.wanted import granted, ours
+from dsqlcdc.streams.policies import trust_faults, trusted_clusters
+from dsqlcdc.streams.policies.conditions import like
+from dsqlcdc.streams.wanted import bounded, granted, ours
 
 QUOTA = 5
 """CDC streams a cluster may have; AWS does not raise it (spec §5)."""
@@ -16,9 +18,14 @@ AWAKE = ("ACTIVE", "CREATING", "UPDATING", "PENDING_SETUP")
 """Statuses of a cluster that is ACTIVE, or will be by itself."""
 
 
-def first_obstacle(desired: Desired, observed: Observed, stream: CdcStream | None, *, made: bool) -> Misconfigured | None:
-    """The first thing that somebody must see to before anything is changed. `made`: a CDC stream is to be created."""
-    found = _cluster(desired, observed, made=made) or _key(desired, observed)
+def first_obstacle(desired: Desired, observed: Observed, stream: CdcStream | None, *, made: bool, trusted: bool) -> Misconfigured | None:
+    """The first thing that somebody must see to before anything is changed. `made`: a CDC stream is to be created; `trusted`: the role's
+    trust policy is to be written."""
+    found = (
+        _cluster(desired, observed, made=made)
+        or _foreign(desired, observed, new=made and stream is None, trusted=trusted)
+        or _key(desired, observed)
+    )
     held = [one for one in observed.streams if one.status not in ("DELETING", "DELETED")]
     if found is None and made and stream is None and len(held) >= QUOTA:
         return quota(desired, held)
@@ -47,6 +54,40 @@ def asleep(desired: Desired, status: str) -> Misconfigured:
     return Misconfigured("the cluster is not ACTIVE", where=f"stream.cluster {desired.cluster}", why=why, run=run, code="E172")
 
 
+def _foreign(desired: Desired, observed: Observed, *, new: bool, trusted: bool) -> Misconfigured | None:
+    """What was made for another cluster serves that one: its stream would be impaired, or its changes mixed with this one's. `new`: this
+    cluster does not write into the Kinesis stream yet."""
+    role, target = observed.role, observed.target
+    of_role = made_for(desired, role.tags, role.trust) if role is not None and trusted else ""
+    of_target = made_for(desired, target.tags) if target is not None and new else ""
+    if not of_role and not of_target:
+        return None
+    found, hand = list[str](), list[str]()
+    if role is not None and of_role:
+        found.append(f"iam role {role.name}")
+        hand.append(f"aws iam tag-role --role-name {role.name} --tags Key={CLUSTER_TAG},Value={desired.cluster}")
+    if target is not None and of_target:
+        found.append(f"kinesis stream {target.name}")
+        hand.append(f"aws kinesis add-tags-to-stream --stream-name {target.name} --tags {CLUSTER_TAG}={desired.cluster}")
+    made_of = ", ".join(sorted({one for one in (of_role, of_target) if one}))
+    why = (
+        f"it is for cluster {made_of}, and the config names {desired.cluster}. If that is a slip, mend stream.cluster. To read both clusters, "
+        "give this one a Kinesis stream and a role of its own (source.stream, stream.role.name). If this one took the other's place, hand over: "
+        f"{'; '.join(hand)}"
+    )
+    run = f"aws dsql get-cluster --identifier {made_of.split(', ')[0]}, to see whether it still lives"
+    return Misconfigured("what is there was made for another cluster", where=", ".join(found), why=why, run=run, code="E191")
+
+
+def made_for(desired: Desired, tags: Mapping[str, str], trust: Mapping[str, Any] | None = None) -> str:
+    """The other cluster that something was made for: as its tag says, or where a role of ours has none, the trust policy; "" for none."""
+    tagged = tags.get(CLUSTER_TAG)
+    if tagged is not None:
+        return "" if tagged == desired.cluster else tagged
+    named = trusted_clusters(trust) if trust is not None and ours(tags, desired) else set[str]()
+    return ", ".join(sorted(named)) if named and not any(like(one, desired.cluster) for one in named) else ""
+
+
 def quota(desired: Desired, held: Sequence[CdcStream]) -> Misconfigured:
     """The cluster has as many CDC streams as it may."""
     listed = ", ".join(f"{one.id} ({one.status}, into {one.target.rpartition('/')[2]})" for one in held) or "see the list"
@@ -71,7 +112,7 @@ def _key(desired: Desired, observed: Observed) -> Misconfigured | None:
 
 
 def _role(desired: Desired, observed: Observed) -> Misconfigured | None:
-    """What adding statements does not mend: an explicit Deny."""
+    """What adding statements does not mend: an explicit Deny, a permissions boundary that leaves out what DSQL needs."""
     role = observed.role
     if role is None:
         return None
@@ -82,8 +123,14 @@ def _role(desired: Desired, observed: Observed) -> Misconfigured | None:
     )
     said = [fault.what for fault in faults if fault.kind == "denied" and not mine]
     said += [f"its policies deny {', '.join(denied)}"] if denied else []
+    run = f"aws iam get-role --role-name {role.name}"
+    short = [action for action, said in bounded(desired, observed, role).items() if said in ("denied", "implicitly denied")]
+    if short:
+        said.append(
+            f"its permissions boundary {role.boundary} does not allow {', '.join(short)}, and no policy of the role can: let it, or take it off"
+        )
+        run = f"aws iam get-policy --policy-arn {role.boundary}"
     if not said:
         return None
-    run = f"aws iam get-role --role-name {role.name}"
-    what = "a policy of the role denies DSQL what it needs"
+    what = "the role cannot be allowed what DSQL needs"
     return Misconfigured(what, where=f"iam role {role.name}", why="; ".join(said), run=run, code="E175")

@@ -13,6 +13,7 @@ from dsqlcdc.streams.observed import CdcStream, Observed, TargetState, in_words
 from dsqlcdc.streams.obstacles import first_obstacle
 from dsqlcdc.streams.wanted import (
     ADOPTED_TAG,
+    bounded,
     lacks,
     made_tags,
     ours,
@@ -83,7 +84,8 @@ def plan(desired: Desired, observed: Observed, *, table: tuple[str, bool] | None
     )
     actions += _filled(_stream(desired, observed, stream), "cdc_stream", f"{desired.cluster}/{name}", well)
     made = any(action.step in ("stream", "replace") for action in actions)
-    obstacle = first_obstacle(desired, observed, stream, made=made)
+    trusted = any(action.step == "trust" for action in actions)
+    obstacle = first_obstacle(desired, observed, stream, made=made, trusted=trusted)
     return Plan(actions=actions, stream=stream, notes=_notes(desired, observed, stream), obstacle=obstacle)
 
 
@@ -187,5 +189,11 @@ def _notes(desired: Desired, observed: Observed, stream: CdcStream | None) -> li
         notes.append(f"{there.name} is {there.mode}; write stream.kinesis.mode to have that changed")
     if there is not None and not ours(there.tags, desired):
         notes.append(f"{there.name} was not made by this pipeline: its tags stay, and `stream delete` leaves it")
+    role = observed.role
+    unsure = [action for action, said in bounded(desired, observed, role).items() if said == "unclear"] if role is not None else []
+    if role is not None and unsure:
+        notes.append(
+            f"whether the permissions boundary {role.boundary} of role {role.name} allows {', '.join(unsure)} cannot be told from here"
+        )
     others = [one for one in observed.streams if one != stream and ours(one.tags, desired) and one.status not in ("DELETING", "DELETED")]
     return notes + [f"CDC stream {one.id} ({one.status}) was made by this pipeline too, into {one.target}" for one in others]

@@ -8,7 +8,7 @@ from typing import Any
 from dsqlcdc.streams.facts import Action, Check, Facts, command, describe, get_role
 from dsqlcdc.streams.policies import SERVICE, WRITE_ACTIONS, Grant, TrustFault, grants, trust_faults
 from dsqlcdc.streams.policies.documents import KEY_ACTION, via_kinesis
-from dsqlcdc.streams.wanted import policy_name, wanted_policy, wanted_trust
+from dsqlcdc.streams.wanted import bounded, granted, policy_name, wanted_policy, wanted_trust
 
 
 def _role_exists(facts: Facts) -> Check:
@@ -81,8 +81,8 @@ def _granted(facts: Facts, action: str, resource: str, **context: str) -> Grant 
     role = facts.observed.role
     if role is None or not facts.role_is_known:
         return None
-    found = grants([*role.inline.values(), *role.attached.values()], action, resource, context)
-    return None if role.boundary and found == "allowed" else found
+    found = grants([*role.inline.values(), *role.attached.values()], action, resource, context, boundary=role.bound)
+    return None if role.boundary and role.bound is None and found == "allowed" else found
 
 
 def _lacks(facts: Facts, question: str, answers: Mapping[str, Grant | None]) -> Check:
@@ -124,9 +124,11 @@ def policy_actions(facts: Facts) -> Sequence[Action]:
 
 
 def _denied(facts: Facts) -> bool:
-    answers = [_granted(facts, action, facts.target_arn) for action in WRITE_ACTIONS]
-    answers += [_granted(facts, KEY_ACTION, facts.key_arn, **_via(facts))] if facts.key_arn else []
-    return "denied" in answers or bool(facts.observed.role is not None and facts.observed.role.boundary)
+    role = facts.observed.role
+    if role is None or not facts.role_is_known:
+        return False
+    bound = bounded(facts.desired, facts.observed, role)
+    return "denied" in granted(facts.desired, facts.observed, role).values() or any(said != "allowed" for said in bound.values())
 
 
 def _via(facts: Facts) -> dict[str, str]:

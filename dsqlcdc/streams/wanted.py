@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsqlcdc.streams.desired import CLUSTER_TAG, OWNER_TAG, Desired
 from dsqlcdc.streams.observed import Observed, RoleState
-from dsqlcdc.streams.policies import WRITE_ACTIONS, Grant, grants, trust_faults, trust_policy, write_policy
+from dsqlcdc.streams.policies import (
+    WRITE_ACTIONS,
+    Grant,
+    grants,
+    trust_faults,
+    trust_policy,
+    trusted_clusters,
+    trusted_sources,
+    write_policy,
+)
+from dsqlcdc.streams.policies.conditions import like, listed
 from dsqlcdc.streams.policies.documents import KEY_ACTION, via_kinesis
 
 ADOPTED_TAG = "dsqlcdc:adopted-by"
@@ -58,14 +68,23 @@ def wanted_policy(desired: Desired, observed: Observed) -> dict[str, Any]:
 
 
 def wanted_trust(desired: Desired, observed: Observed) -> dict[str, Any]:
-    """The trust policy: of a role of ours just that; one that others may use keeps its statements, and ours is added."""
+    """The trust policy: of a role of ours just that, and what lets other clusters' streams in by name; one that others may use keeps all its
+    statements, and ours is added."""
     wanted = trust_policy(observed.region, observed.account, desired.cluster, observed.partition)
     role = observed.role
-    if role is None or ours(role.tags, desired):
+    if role is None:
         return wanted
-    there: Any = role.trust.get("Statement", [])
-    kept: list[Any] = [there] if isinstance(there, dict) else list(there)
+    kept: list[Any] = listed(role.trust.get("Statement"))
+    if ours(role.tags, desired):
+        kept = [one for one in kept if isinstance(one, dict) and _of_others({"Statement": one}, desired, observed)]
     return {**wanted, "Statement": [*kept, *(statement for statement in wanted["Statement"] if statement not in kept)]}
+
+
+def _of_others(trust: Mapping[str, Any], desired: Desired, observed: Observed) -> bool:
+    """Does it let streams of other clusters of the account in by their names, none of which can be this one's?"""
+    named = trusted_clusters(trust)
+    of_account = all(like(f"arn:*:dsql:*:{observed.account}:*", arn) for arn in trusted_sources(trust))
+    return bool(named) and of_account and not any(like(one, desired.cluster) for one in named)
 
 
 def same_key(wanted: str, there: str, observed: Observed) -> bool:
@@ -100,8 +119,23 @@ def lacks(desired: Desired, observed: Observed, role: RoleState) -> list[str]:
 
 
 def granted(desired: Desired, observed: Observed, role: RoleState) -> dict[str, Grant]:
-    """What the role's policies say of each action it needs."""
-    policies, arn = [*role.inline.values(), *role.attached.values()], target_arn(desired, observed)
+    """What the role's policies say of each action it needs, its permissions boundary left out."""
+    return _judged(desired, observed, [*role.inline.values(), *role.attached.values()])
+
+
+def bounded(desired: Desired, observed: Observed, role: RoleState) -> dict[str, Grant]:
+    """What the role's permissions boundary says of each, "unclear" where it could not be read; empty where there is none."""
+    if not role.boundary:
+        return {}
+    return _judged(desired, observed, [role.bound] if role.bound is not None else [_UNREAD])
+
+
+_UNREAD: Mapping[str, Any] = {"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*", "Condition": {"?": {"?": "?"}}}}
+"""Stands for a policy that could not be read: whatever it allows hangs on what nobody knows."""
+
+
+def _judged(desired: Desired, observed: Observed, policies: Sequence[Mapping[str, Any]]) -> dict[str, Grant]:
+    arn = target_arn(desired, observed)
     found: dict[str, Grant] = {action: grants(policies, action, arn) for action in WRITE_ACTIONS}
     if observed.key is not None:
         found[KEY_ACTION] = grants(policies, KEY_ACTION, observed.key.arn, {"kms:viaservice": via_kinesis(observed.region)})

@@ -18,6 +18,7 @@ from dsqlcdc.streams.deeds import Lease, Result
 from dsqlcdc.streams.desired import Desired
 from dsqlcdc.streams.facts import Kind
 from dsqlcdc.streams.health import GONE, Event, Health, Look, pause, see
+from dsqlcdc.streams.lag import behind
 from dsqlcdc.streams.mend import Mender, told_gap
 from dsqlcdc.streams.observe import list_streams, look_at, observe
 from dsqlcdc.streams.observed import CdcStream
@@ -31,6 +32,10 @@ OFTEN = 300.0
 """Seconds between two records of a stream that is simply well: how far back a gap may be made to begin for want of a later look."""
 STUDY = 60.0
 """Seconds between two looks at roles and keys while the stream is not well: they cost a dozen calls."""
+MEASURED = 45.0
+"""Seconds between two questions to CloudWatch, which counts by the minute and costs by the question."""
+REFUSED = 3600.0
+"""Seconds until it is asked again after it refused: then somebody must allow it first."""
 DENIED = ("E102", "E105", "E170")
 
 Open = Callable[[], AbstractAsyncContextManager[Clients]]
@@ -50,7 +55,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     gaps: int
 
     def as_json(self) -> dict[str, Any]:
-        """As `stream status --json`, with what only a watch knows: `healthy_at`, `kept_until`, `fault`."""
+        """As `stream status --json`, with what only a watch knows: `healthy_at`, `kept_until`, `behind_seconds`, `fault`."""
         stream, health = self.stream, self.health
         reason = health.reason
         return {
@@ -63,6 +68,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             "created_at": moment(stream.created_at) if stream is not None else None,
             "healthy_at": moment(health.healthy_at),
             "kept_until": moment(health.kept_until),
+            "behind_seconds": round(health.lag, 3) if health.lag is not None else None,
             "answered_at": moment(health.answered_at),
             "fault": health.fault or None,
             "gaps": self.gaps,
@@ -73,7 +79,8 @@ class Watch:
     """Looks until it is cancelled. `tell` hears what is worth telling; `view` may be asked at any time.
 
     `open` opens the clients; `store` keeps what was seen. What AWS or the store refuses is told as a look without an answer, and tried
-    again later: the watch never raises a Fault. `lease` and `durable` as in Mender. `random` gives numbers in [0, 1).
+    again later: the watch never raises a Fault. `lease` and `durable` as in Mender. `random` gives numbers in [0, 1). `read`: by how many
+    seconds the records that are read just now are late, None where none is; where it does not say, CloudWatch is asked.
     """
 
     def __init__(
@@ -87,16 +94,18 @@ class Watch:
         tell: Callable[[Event], None],
         clock: Callable[[], float],
         random: Callable[[], float],
+        read: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._desired, self._open, self._store = desired, open, store
         self._tell, self._clock, self._random = tell, clock, random
+        self._read = read
         self._mender = Mender(desired, lease, durable=durable, tell=self._tell_of_this, clock=clock)
         self._health = Health()
         self._stream: CdcStream | None = None
         self._remedy: Remedy | None = None
         self._sighting: Sighting | None = None
-        self._kept_at = self._studied_at = 0.0
-        self._asked = False
+        self._kept_at = self._studied_at = self._ask_at = 0.0
+        self._asked = self._unmeasured = False
         self._stuck = ""
         self._gaps = 0
         self._looking = asyncio.Lock()
@@ -157,7 +166,7 @@ class Watch:
         try:
             await self._recall()
             stream = await self._find(clients)
-            seen = Look(at=at, status=GONE) if stream is None else _seen(stream, at)
+            seen = Look(at=at, status=GONE) if stream is None else _seen(stream, at, await self._lag(clients, stream, at))
         except Fault as fault:
             self._see(_unanswered(fault, at))
             return
@@ -168,6 +177,28 @@ class Watch:
             await self._treat(clients, at)
         except Fault as fault:
             self._say_stuck("what was seen cannot be written down, and will be", fault)
+
+    async def _lag(self, clients: Clients, stream: CdcStream, at: float) -> float | None:
+        """By how many seconds the stream is behind. While it holds changes back the records that come do not tell."""
+        if stream.status not in ("ACTIVE", "IMPAIRED"):
+            return None
+        read = self._read() if stream.status == "ACTIVE" else None
+        if read is not None or clients.cloudwatch is None:
+            return read
+        if at < self._ask_at:
+            return self._health.lag if stream.id == self._health.stream else None
+        self._ask_at = at + MEASURED
+        try:
+            return await behind(clients, stream, at)
+        except Unavailable:
+            return None
+        except Fault as fault:
+            self._ask_at = at + REFUSED
+            if not self._unmeasured:
+                self._unmeasured = True
+                what = f"how far the CDC stream is behind is told by the records that are read alone: {fault}"
+                self._tell(Event(kind="unmeasured", at=at, stream=stream.id, what=what))
+            return None
 
     def _say_stuck(self, what: str, fault: Fault) -> None:
         """Once as long as it is the same."""
@@ -264,8 +295,8 @@ def _compact(value: Any) -> str:
 LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def _seen(stream: CdcStream, at: float) -> Look:
-    return Look(at=at, status=stream.status, stream=stream.id, reason=stream.reason)
+def _seen(stream: CdcStream, at: float, lag: float | None) -> Look:
+    return Look(at=at, status=stream.status, stream=stream.id, reason=stream.reason, lag=lag)
 
 
 def _unanswered(fault: Fault, at: float) -> Look:

@@ -125,6 +125,9 @@ class MemorySource:
     def forgettable(self) -> Sequence[str]:
         return ()
 
+    def lineage(self) -> Mapping[str, Sequence[str]]:
+        return {name: tuple(shard.parents) for name, shard in self._stream.shards.items()}
+
     def oldest_readable(self) -> float:
         return min((s.records[0].arrived for s in self._stream.shards.values() if s.records), default=0.0)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import ssl
 import zlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from aiohttp import web
 
 from dsqlcdc.testing.search_index import Document, Index, Refused
 from dsqlcdc.testing.search_query import page
+from dsqlcdc.testing.search_script import run
 
 _encode = msgspec.json.encode
 
@@ -46,10 +48,19 @@ After = Callable[[str, str, Reply], Reply]
 
 class FakeOpenSearch:
     """A node. `clock` is in seconds. `before` may answer a request instead of the engine, `after` may change an answer, `refuse` an item
-    (given the action, the index and the id). `max_content_length`: a larger body is a 413."""
+    (given the action, the index and the id). `max_content_length`: a larger body is a 413. `external_versions`: False for an engine that
+    refuses them, which no OpenSearch does."""
 
-    def __init__(self, clock: Callable[[], float], *, gc_deletes: float = 60.0, max_content_length: int = 100 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        gc_deletes: float = 60.0,
+        max_content_length: int = 100 * 1024 * 1024,
+        external_versions: bool = True,
+    ) -> None:
         self.clock, self.gc_deletes, self.max_content_length = clock, gc_deletes, max_content_length
+        self.external_versions = external_versions
         self.indexes: dict[str, Index] = {}
         self.aliases: dict[str, dict[str, dict[str, Any]]] = {}
         self.before: Before = lambda method, path, body: None
@@ -107,6 +118,8 @@ class FakeOpenSearch:
                 return self._bulk(index[0] if index else None, params, body)
             case "POST" | "GET", ["_mget"]:
                 return 200, {"docs": [self._got(doc["_index"], doc["_id"], params) for doc in given["docs"]]}
+            case "POST", [name, "_update", id]:
+                return self._update(name, id, {**params, **given})
             case "POST", ["_aliases"]:
                 return self._change_aliases(given["actions"])
             case "GET", ["_alias", name]:
@@ -233,6 +246,10 @@ class FakeOpenSearch:
         """One write: its status and what is said of it. Raises Refused."""
         kind = str(about.get("version_type", "internal"))
         version = int(about["version"]) if "version" in about else None
+        if kind != "internal" and not self.external_versions:
+            raise Refused(400, "illegal_argument_exception", f"version type [{kind}] is not supported")
+        if action == "update":
+            return self._update(name, id, {**about, **msgspec.json.decode(source)})
         if name not in self.indexes and not self.aliases.get(name):
             if str(about.get("require_alias", "false")) == "true" and action == "index":
                 why = f"no such index [{name}] and [require_alias] request flag is [true] and [{name}] is not an alias"
@@ -257,6 +274,35 @@ class FakeOpenSearch:
         told = {"_index": index.name, "_id": id, "_version": number, "result": result, "_seq_no": index.seq_no, "_primary_term": 1}
         return status, told
 
+    def _update(self, name: str, id: str, given: Mapping[str, Any]) -> tuple[int, Any]:
+        """An update by a script. Raises Refused."""
+        if str(given.get("require_alias", "false")) == "true" and not self.aliases.get(name):
+            why = f"no such index [{name}] and [require_alias] request flag is [true] and [{name}] is not an alias"
+            raise Refused(404, "index_not_found_exception", why)
+        if name not in self.indexes and not self.aliases.get(name):
+            self.create(name, {})
+        index = self._one(name)
+        if (refused := self.refuse("update", index.name, id)) is not None:
+            raise refused
+        _check_blocks(index)
+        known = index.documents.get(id)
+        if known is None and "upsert" not in given:
+            raise Refused(404, "document_missing_exception", f"[{id}]: document missing")
+        ctx: dict[str, Any] = {"op": "index" if known else "create", "_source": known.row() if known else dict(given["upsert"])}
+        script = given["script"]
+        run(script["source"], ctx, script.get("params", {}))
+        told: dict[str, Any] = {"_index": index.name, "_id": id, "_seq_no": index.seq_no, "_primary_term": 1}
+        shown = given.get("_source")
+        if shown and ctx["op"] != "delete":
+            told["get"] = {"found": True, "_source": _filtered(ctx["_source"], [path.split(".") for path in shown]) or {}}
+        if ctx["op"] == "none":
+            return 200, {**told, "_version": known.version if known else -1, "result": "noop"}
+        if ctx["op"] == "delete":
+            _, number = index.delete(id, None, "internal")
+            return 200, {**told, "_version": number, "result": "deleted"}
+        document = index.index(id, _encode(ctx["_source"]), None, "internal")
+        return (200 if known else 201), {**told, "_version": document.version, "result": "updated" if known else "created"}
+
     def _got(self, name: str, id: str, params: Mapping[str, str]) -> dict[str, Any]:
         """Read in real time: what was written last, whatever searches see, and whatever an alias hides."""
         index = self._one(name)
@@ -264,8 +310,9 @@ class FakeOpenSearch:
         got: dict[str, Any] = {"_index": index.name, "_id": id, "found": document is not None}
         if document is not None:
             got |= {"_version": document.version, "_seq_no": document.seq_no, "_primary_term": 1}
-            if params.get("_source") != "false":
-                got["_source"] = document.row()
+            if (shown := params.get("_source", "true")) != "false":
+                row = document.row()
+                got["_source"] = row if shown == "true" else _filtered(row, [path.split(".") for path in shown.split(",")]) or {}
         return got
 
     def _bulk(self, default: str | None, params: Mapping[str, str], body: bytes) -> tuple[int, Any]:
@@ -275,16 +322,16 @@ class FakeOpenSearch:
         todo: list[tuple[str, dict[str, Any], bytes]] = []
         for line in lines:
             ((action, about),) = cast(dict[str, dict[str, Any]], msgspec.json.decode(line)).items()
-            if action not in ("index", "delete"):
+            if action not in ("index", "update", "delete"):
                 raise Refused(
                     400,
                     "illegal_argument_exception",
-                    f"Malformed action/metadata line, expected one of [index, delete] but found [{action}]",
+                    f"Malformed action/metadata line, expected one of [index, update, delete] but found [{action}]",
                 )
             version = about.get("version", 1)
             if not isinstance(version, int) or not 0 <= version < 2**63:
                 raise Refused(400, "action_request_validation_exception", f"Validation Failed: 1: illegal version value [{version}];")
-            todo.append((action, about, next(lines, b"") if action == "index" else b""))
+            todo.append((action, about, b"" if action == "delete" else next(lines, b"")))
         items: list[dict[str, Any]] = []
         for action, about, source in todo:
             name, id = str(about.get("_index", default)), str(about.get("_id", ""))
@@ -367,8 +414,8 @@ def _filtered(data: Any, paths: list[list[str]]) -> Any:
 
 
 @asynccontextmanager
-async def serving(engine: FakeOpenSearch) -> AsyncGenerator[str, None]:
-    """The engine over HTTP on loopback; the URL."""
+async def serving(engine: FakeOpenSearch, tls: ssl.SSLContext | None = None) -> AsyncGenerator[str, None]:
+    """The engine over HTTP, or HTTPS, on loopback; the URL."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -381,8 +428,8 @@ async def serving(engine: FakeOpenSearch) -> AsyncGenerator[str, None]:
     app.router.add_route("*", "/{tail:.*}", answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1, auto_decompress=False)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()

@@ -228,6 +228,8 @@ def _fits(kind: str, value: Any) -> bool:
         return isinstance(value, (int, str)) and not isinstance(value, bool) and (isinstance(value, int) or bool(_DATE.fullmatch(value)))
     if kind == "binary":
         return isinstance(value, str)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return kind not in ("long", "integer") or INT64[0] <= value <= INT64[1]
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

@@ -15,16 +15,21 @@ from dsqlcdc.testing.search_index import Refused
 _SIGNED = re.compile(
     r"AWS4-HMAC-SHA256 Credential=[^/]+/\d{8}/[a-z0-9-]+/aoss/aws4_request, ?SignedHeaders=([a-z0-9;-]+), ?Signature=[0-9a-f]{64}"
 )
-_ABSENT = ("_cluster", "_nodes", "_cat", "_refresh", "_flush", "_forcemerge", "_settings", "_tasks", "_scroll", "_snapshot")
+_ABSENT = ("_cluster", "_nodes", "_cat", "_refresh", "_flush", "_forcemerge", "_settings", "_block", "_tasks", "_scroll", "_snapshot")
 
 
 class FakeCollection(FakeOpenSearch):
     """`kind` is the collection's type. A new index is denied for `young` seconds. Documents may not be larger than 10 MiB at a time."""
 
     def __init__(
-        self, clock: Callable[[], float], *, kind: Literal["search", "timeseries", "vectorsearch"] = "search", young: float = 15.0
+        self,
+        clock: Callable[[], float],
+        *,
+        kind: Literal["search", "timeseries", "vectorsearch"] = "search",
+        young: float = 15.0,
+        external_versions: bool = True,
     ) -> None:
-        super().__init__(clock, max_content_length=10 * 1024 * 1024)
+        super().__init__(clock, max_content_length=10 * 1024 * 1024, external_versions=external_versions)
         self.kind, self.young = kind, young
         self.unsigned: list[str] = []
 

@@ -32,10 +32,12 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """The mapping's settings: BatchSize, ParallelizationFactor, MaximumRetryAttempts (None: for ever), MaximumRecordAgeInSeconds,
-    BisectBatchOnFunctionError; `payload` bounds an event's bytes. ReportBatchItemFailures is on, tumbling windows are off."""
+    """The mapping's settings: BatchSize, MaximumBatchingWindowInSeconds, ParallelizationFactor, MaximumRetryAttempts (None: for ever),
+    MaximumRecordAgeInSeconds, BisectBatchOnFunctionError; `payload` bounds an event's bytes. ReportBatchItemFailures is on, tumbling windows
+    are off. `window` None: the records have been waiting, and batches are as large as they may be."""
 
     batch: int = 100
+    window: float | None = None
     parallel: int = 1
     retries: int | None = None
     max_age: float | None = None
@@ -107,7 +109,8 @@ class Trigger:
             if length > self._settings.payload:
                 self.oversize.append(record)
                 continue
-            if batch and (len(batch) == self._settings.batch or size + length > self._settings.payload):
+            late = bool(batch) and self._settings.window is not None and record.arrived - batch[0].arrived > self._settings.window
+            if batch and (late or len(batch) == self._settings.batch or size + length > self._settings.payload):
                 yield batch
                 batch, size = [], 0
             batch.append(record)

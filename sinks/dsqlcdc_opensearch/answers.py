@@ -22,11 +22,19 @@ _GONE = frozenset({"index_not_found_exception", "index_closed_exception", "alias
 _MAPPING = frozenset({"mapper_parsing_exception", "document_parsing_exception", "strict_dynamic_mapping_exception"})
 _IMMENSE = "immense term"
 _DENIED = frozenset({"security_exception", "authorization_exception"})
+_TOO_MANY = (
+    "the mapping has reached its limit of fields: raise index.mapping.total_fields.limit, exclude columns, or keep them out by evolve: off"
+)
+_NO_SCRIPTS = "the cluster runs no scripts of updates, which mode: scripted is made of"
 _HOPELESS = (
-    ("Limit of total fields", "the mapping has reached its limit of fields"),
+    ("Limit of total fields", _TOO_MANY),
     ("Document ID is not supported", "the collection takes no document ids: only collections of type SEARCH can hold a replica"),
     ("maximum shards open", "the cluster has reached its limit of shards"),
     ("maximum normal shards open", "the cluster has reached its limit of shards"),
+    ("cannot execute [inline] scripts", _NO_SCRIPTS),
+    ("cannot execute scripts using [update] context", _NO_SCRIPTS),
+    ("script_lang not supported", _NO_SCRIPTS),
+    ("compile error", _NO_SCRIPTS),
 )
 
 

@@ -12,6 +12,7 @@ import msgspec
 from dsqlcdc_opensearch.answers import Meaning, Said, of_item, of_request, said_in, said_of
 from dsqlcdc_opensearch.document import Operation
 from dsqlcdc_opensearch.http import Answer, NoAnswer, Transport
+from dsqlcdc_opensearch.scripted import of_update
 
 log = logging.getLogger("dsqlcdc.opensearch")
 
@@ -20,15 +21,36 @@ _LEAST = 64 * 1024
 LONGEST_WAIT = 600.0
 
 
+class _Version(msgspec.Struct, gc=False):
+    version: int | None = None
+
+
+class _Source(msgspec.Struct, gc=False):
+    cdc: _Version | None = msgspec.field(name="__cdc", default=None)
+
+
+class _Got(msgspec.Struct, gc=False):
+    source: _Source | None = msgspec.field(name="_source", default=None)
+
+
 class _Item(msgspec.Struct, gc=False):
     id: str = msgspec.field(name="_id")
     status: int
     error: msgspec.Raw = _NO_ERROR
+    result: str = ""
+    get: _Got | None = None
+
+    @property
+    def current(self) -> int | None:
+        """The version of the document that is there, where an update tells it."""
+        source = self.get.source if self.get is not None else None
+        return source.cdc.version if source is not None and source.cdc is not None else None
 
 
 class _Entry(msgspec.Struct, gc=False):
     index: _Item | None = None
     delete: _Item | None = None
+    update: _Item | None = None
 
 
 class _Items(msgspec.Struct, gc=False):
@@ -182,13 +204,16 @@ class Bulk:
         found: dict[int, Result] = {}
         overloaded = False
         for operation, entry in zip(operations, entries, strict=True):
-            item = entry.delete if operation.delete else entry.index
+            item = entry.update if operation.scripted else entry.delete if operation.delete else entry.index
             if item is None or item.id != operation.id:
                 return self._mismatch(operations, "the answer's items are not those that were sent")
-            if item.status in (200, 201) and item.error is _NO_ERROR:
+            if item.status in (200, 201) and item.error is _NO_ERROR and item.result != "noop":
                 continue
             said = None if item.error is _NO_ERROR or bytes(item.error) == b"null" else said_of(item.error)
-            meaning = of_item(item.status, said, operation.version, delete=operation.delete)
+            if operation.scripted:
+                meaning = of_update(item.status, said, item.result, item.current, operation.version, delete=operation.delete)
+            else:
+                meaning = of_item(item.status, said, operation.version, delete=operation.delete)
             if meaning is not Meaning.IN:
                 found[operation.index] = Result(meaning, said or Said(), item.status)
                 overloaded = overloaded or meaning is Meaning.OVERLOADED
@@ -199,7 +224,7 @@ class Bulk:
         return found
 
     def _mismatch(self, operations: Sequence[Operation], why: str) -> dict[int, Result]:
-        """What is in is not known. External versions make sending it again harmless."""
+        """What is in is not known. That versions are compared makes sending it again harmless."""
         self.mismatches += 1
         log.warning("a bulk answer does not match its request (%s); all %d operations are sent again", why, len(operations))
         return _all(operations, Result(Meaning.RETRY, Said("response_mismatch", why)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ ALIVE: Mapping[str, Any] = {"bool": {"must_not": {"term": {"__cdc.deleted": True
 """The filter of an alias: rows that are not deleted."""
 OWNED, BUILDING, REPLACED = "dsqlcdc", "dsqlcdc_building", "dsqlcdc_replaced"
 """What is kept in an index's mapping: whose it is; that a rebuild fills it; that a rebuild has put another in its place."""
+EXTERNAL = "external"
+"""The mode of an index that says none."""
+LEARNT_AT_ONCE, LEARNT_WITHIN = 10, 10.0
 _TRIES = 5
 
 
@@ -29,11 +33,12 @@ class Target:
 
     def __init__(self, table: Table, alias: str, index: str, name: str, shape: Shape) -> None:
         self.table, self.alias, self.index, self.name, self.shape = table, alias, index, name, shape
+        self.learnt: deque[float] = deque(maxlen=LEARNT_AT_ONCE)
 
 
 class Indexes:
     """The targets of one sink. `owner` says whose they are: an index is written by one sink only, since its deletes are forgotten by that
-    sink's watermark. `shape` makes the shape of a table; `by_alias`: documents are written to the alias."""
+    sink's watermark. `shape` makes the shape of a table; `by_alias`: documents are written to the alias; `mode`: how versions are compared."""
 
     def __init__(
         self,
@@ -44,8 +49,9 @@ class Indexes:
         shape: Callable[[Table], Shape],
         settings: Mapping[str, Any],
         by_alias: bool,
+        mode: str = EXTERNAL,
     ) -> None:
-        self._cluster, self._prefix, self._owner = cluster, prefix, dict(owner)
+        self._cluster, self._prefix, self._owner, self._mode = cluster, prefix, dict(owner), mode
         self._shape, self._settings, self._by_alias = shape, settings, by_alias
         self._known: dict[Table, Target] = {}
         self._lock = asyncio.Lock()
@@ -124,7 +130,7 @@ class Indexes:
 
     async def _make(self, alias: str, table: Table, shape: Shape) -> None:
         index = index_of(alias)
-        owner = {**self._owner, "table": str(table), "cluster": table.cluster}
+        owner = {**self._owner, "table": str(table), "cluster": table.cluster, **self._marked}
         body: dict[str, Any] = {"mappings": body_of(shape.fields, owner), "aliases": {alias: {"filter": ALIVE}}}
         if self._settings:
             body["settings"] = dict(self._settings)
@@ -159,7 +165,7 @@ class Indexes:
         elif any(found.get(name) != value for name, value in self._owner.items()):
             why = f"it belongs to pipeline {found.get('pipeline')!r}, sink {found.get('sink')!r}: give this sink another index_prefix"
         else:
-            return
+            return self.check_mode(index, found)
         raise Misconfigured(
             "the index is not this sink's",
             where=f"{self._cluster.where}, {index}",
@@ -167,6 +173,21 @@ class Indexes:
             run="dsqlcdc config show CONFIG, and choose another index_prefix",
             code="E169",
         )
+
+    @property
+    def _marked(self) -> Mapping[str, str]:
+        return {} if self._mode == EXTERNAL else {"mode": self._mode}
+
+    def check_mode(self, index: str, owner: Mapping[str, Any], *, more: str = "") -> None:
+        """Raises Misconfigured for an index that was filled in the other mode: what one compares, the other does not keep."""
+        if (there := owner.get("mode", EXTERNAL)) != self._mode:
+            raise Misconfigured(
+                "the index was filled in another mode",
+                where=f"{self._cluster.where}, {index}",
+                why=f"mode: {there}, and this sink's is {self._mode}: an older change could take the place of a newer one",
+                run=f"dsqlcdc opensearch rebuild CONFIG --table {owner.get('table', 'TABLE')}{more}",
+                code="E477",
+            )
 
     async def _adopt(self, index: str, alias: str, shape: Shape) -> None:
         """Take over the fields an index has, and give it those it lacks."""
@@ -189,7 +210,14 @@ class Indexes:
             await self._put(index, lacking)
 
     async def learn(self, target: Target, fields: Mapping[str, Mapping[str, Any]]) -> None:
-        """Put fields that are new into a target's mapping. What another process has put there meanwhile stands. Raises as `target`."""
+        """Put fields that are new into a target's mapping. What another process has put there meanwhile stands. Raises as `target`.
+
+        A change of a mapping is one of the whole cluster's state: of an index at most LEARNT_AT_ONCE in LEARNT_WITHIN seconds, then it waits.
+        """
+        now = asyncio.get_running_loop().time()
+        if len(target.learnt) == LEARNT_AT_ONCE and (wait := target.learnt[0] + LEARNT_WITHIN - now) > 0:
+            await asyncio.sleep(wait)
+        target.learnt.append(asyncio.get_running_loop().time())
         async with self._lock:
             for last in (False, False, True):
                 await self._follow(target)
@@ -203,10 +231,11 @@ class Indexes:
                     target.shape.learnt(fresh)
 
     async def _follow(self, target: Target) -> None:
-        index = await self.behind(target.alias) if target.name == target.alias else None
+        index = await self.behind(target.alias)
         if index is not None and index != target.index:
             await self._adopt(index, target.alias, target.shape)
             target.index = index
+            target.name = target.alias if self._by_alias else index
 
     async def _put(self, index: str, fields: Mapping[str, Any], *, last: bool = True) -> bool:
         """False where it was refused, which may be for what another process has put there just before (not `last`)."""

@@ -14,6 +14,7 @@ import msgspec
 
 from dsqlcdc.contract import Change, Unavailable
 from dsqlcdc_opensearch.cluster import Cluster
+from dsqlcdc_opensearch.scripted import VERSION
 
 _AT_ONCE = 500
 
@@ -42,15 +43,18 @@ class Judged(msgspec.Struct, frozen=True):
     unknown: Sequence[int]
 
 
-async def judge(cluster: Cluster, late: Sequence[Late], rows: Rows | None) -> Judged:
-    """By the versions of the documents, read in real time, and where there is none by the database. Raises Unavailable, Misconfigured."""
+async def judge(cluster: Cluster, late: Sequence[Late], rows: Rows | None, *, scripted: bool = False) -> Judged:
+    """By the versions of the documents, read in real time, and where there is none by the database. Raises Unavailable, Misconfigured.
+
+    `scripted`: the versions are in the documents, the engine's own say nothing.
+    """
     fresh: list[int] = []
     stale: list[int] = []
     duplicate: list[int] = []
     unknown: list[int] = []
     for start in range(0, len(late), _AT_ONCE):
         some = late[start : start + _AT_ONCE]
-        versions = await _versions(cluster, some)
+        versions = await _versions(cluster, some, scripted)
         absent = [one.change for one, version in zip(some, versions, strict=True) if version is None]
         answers = iter(await rows.exist(absent) if rows is not None and absent else [None] * len(absent))
         for one, version in zip(some, versions, strict=True):
@@ -64,10 +68,10 @@ async def judge(cluster: Cluster, late: Sequence[Late], rows: Rows | None) -> Ju
     return Judged(fresh, stale, duplicate, unknown)
 
 
-async def _versions(cluster: Cluster, late: Sequence[Late]) -> list[int | None]:
+async def _versions(cluster: Cluster, late: Sequence[Late], scripted: bool) -> list[int | None]:
     """The version of each document, None where there is none."""
     docs = [{"_index": one.target, "_id": one.id} for one in late]
-    _, data = await cluster.ask("POST", "/_mget?realtime=true&_source=false", {"docs": docs})
+    _, data = await cluster.ask("POST", f"/_mget?realtime=true&_source={VERSION if scripted else 'false'}", {"docs": docs})
     found: Sequence[Mapping[str, Any]] = data.get("docs", ())
     if len(found) != len(late) or any(doc.get("_id") != one.id for doc, one in zip(found, late, strict=True)):
         raise Unavailable(
@@ -75,4 +79,6 @@ async def _versions(cluster: Cluster, late: Sequence[Late]) -> list[int | None]:
         )
     if broken := next((doc["error"] for doc in found if "error" in doc), None):
         raise Unavailable("OpenSearch does not answer, or not now", where=cluster.where, why=f"_mget: {broken}"[:300], code="E160")
+    if scripted:
+        return [int(doc["_source"]["__cdc"]["version"]) if doc.get("found") else None for doc in found]
     return [int(doc["_version"]) if doc.get("found") else None for doc in found]

@@ -7,11 +7,14 @@ from typing import Any, Literal
 
 JsonWord = Literal["stored", "object"]
 ByteaWord = Literal["drop", "base64"]
+EvolveWord = Literal["add", "off"]
 
 LONGEST = 8191
 """Characters of a keyword that is still indexed: four bytes each stay below Lucene's 32,766."""
 KEYWORD: Mapping[str, Any] = {"type": "keyword", "ignore_above": LONGEST}
 STORED: Mapping[str, Any] = {"type": "object", "enabled": False}
+SINGLE = frozenset({"keyword", "long", "double"})
+"""Types that are inferred and take single values only."""
 _TEXT = {"type": "text", "fields": {"kw": KEYWORD}}
 _LONG = {"type": "long", "ignore_malformed": True}
 _DOUBLE = {"type": "double", "ignore_malformed": True}

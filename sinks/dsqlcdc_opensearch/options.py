@@ -138,6 +138,13 @@ class Options(StrictOptions):
     settings: IndexSettings = IndexSettings()
     json_columns: JsonWord = Field(default="stored", description="object: searchable, as flat_object (with a row model)")
     bytea_columns: ByteaWord = Field(default="drop", description="base64: kept, not searchable (with a row model)")
+    mode: Literal["external", "scripted"] = Field(
+        default="external", description="scripted: versions are compared by a script, for an engine that refuses external ones (E470)"
+    )
+    evolve: Literal["add", "off"] | None = Field(
+        default=None,
+        description="a new column: add puts it into the mapping, off keeps it in the document only; null: add without a model and mapping file",
+    )
     delete_mode: Literal["tombstone", "native"] = Field(
         default="tombstone",
         description="native: the engine forgets a delete within a minute or at a restart, and what comes late brings the row back",
@@ -165,6 +172,8 @@ class Options(StrictOptions):
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
+        if self.mode == "scripted" and self.delete_mode == "native":
+            raise ValueError("delete_mode native needs an engine that compares versions itself: write delete_mode: tombstone")
         if self.basic is not None and self.sign is not None:
             raise ValueError("basic and sign exclude each other: write one of them")
         if (self.verify is None) == (self.late_upsert == "verify"):

@@ -13,7 +13,7 @@ from dsqlcdc.contract import Misconfigured, Progress, Unavailable
 from dsqlcdc_opensearch.answers import Meaning
 from dsqlcdc_opensearch.bulk import Bulk
 from dsqlcdc_opensearch.cluster import Cluster
-from dsqlcdc_opensearch.document import removal
+from dsqlcdc_opensearch.document import Operation, purging
 from dsqlcdc_opensearch.watermark import State, Watermark
 
 log = logging.getLogger("dsqlcdc.opensearch")
@@ -33,7 +33,8 @@ class _Deposed(Exception):
 
 class Purge:
     """The job of one process. `indexes` names the physical indexes of this sink, `progress` and `newest` say how far it has come: what
-    arrived at every shard, and the newest version that was acknowledged. `retention` and `grace` in seconds, `me` names this process."""
+    arrived at every shard, and the newest version that was acknowledged. `retention` and `grace` in seconds, `me` names this process.
+    `remove` makes the operation that removes a tombstone (place, index, id, version)."""
 
     def __init__(
         self,
@@ -47,9 +48,11 @@ class Purge:
         retention: float,
         grace: float,
         me: str,
+        remove: Callable[[int, str, str, int], Operation] = purging,
     ) -> None:
         self._cluster, self._watermark, self._bulk = cluster, watermark, bulk
         self._indexes, self._progress, self._newest = indexes, progress, newest
+        self._remove = remove
         self._retention, self._grace, self._me = round(retention * 10**9), grace, me
         self._beaten = 0.0
         self.purged = 0
@@ -138,7 +141,7 @@ class Purge:
             fresh = [(str(hit["_id"]), int(hit["sort"][0])) for hit in hits if hit["_id"] not in seen]
             if not fresh:
                 return removed
-            operations = [removal(n, index, id, version, gte=True) for n, (id, version) in enumerate(fresh)]
+            operations = [self._remove(n, index, id, version) for n, (id, version) in enumerate(fresh)]
             results = await self._bulk.send(operations, asyncio.get_running_loop().time() + BEAT)
             removed += len(operations) - len(results)
             for result in results.values():  # a newer document has taken its place, or it could not be done now

@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import socket
-import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,28 +15,28 @@ from typing import Any, ClassVar, Self
 import msgspec
 from yarl import URL
 
-from dsqlcdc.aws import Aws
 from dsqlcdc.contract import Batching, Change, Context, Known, Misconfigured, Resume, Setback, Sink, Table, Unavailable, Verdict
-from dsqlcdc_opensearch.answers import Meaning, dead_code
+from dsqlcdc_opensearch import scripted
+from dsqlcdc_opensearch.answers import Meaning, Said, dead_code
 from dsqlcdc_opensearch.bulk import Bulk, Limits, Result
 from dsqlcdc_opensearch.cluster import Cluster
-from dsqlcdc_opensearch.database import Database
-from dsqlcdc_opensearch.document import GREATEST, Operation, Shape, removal, replacement
-from dsqlcdc_opensearch.http import HttpTransport, Transport
+from dsqlcdc_opensearch.document import GREATEST, Operation, Shape, purging, removal, replacement
+from dsqlcdc_opensearch.http import Transport
 from dsqlcdc_opensearch.indexes import Indexes, Target
 from dsqlcdc_opensearch.late import Late, Rows, judge
 from dsqlcdc_opensearch.names import id_of
+from dsqlcdc_opensearch.opening import connection, database, mapping_files, trust
 from dsqlcdc_opensearch.options import SEND_WITHIN
 from dsqlcdc_opensearch.options import Options as OpenSearchOptions
 from dsqlcdc_opensearch.purge import Purge
-from dsqlcdc_opensearch.sign import SigV4
-from dsqlcdc_opensearch.watermark import Watermark
+from dsqlcdc_opensearch.watermark import State, Watermark
 
 log = logging.getLogger("dsqlcdc.opensearch")
 
 YOUNG = 120.0
 """Seconds that a collection may deny an index it has just made."""
 _FILTER = "items.*._id,items.*.status,items.*.error"
+_SHOWN = f"{_FILTER},items.*.result,items.*.get._source.{scripted.VERSION}"
 
 
 class _Row(msgspec.Struct, frozen=True, gc=False):
@@ -47,10 +46,6 @@ class _Row(msgspec.Struct, frozen=True, gc=False):
     change: Change
     target: Target
     id: str
-
-
-class _MappingFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    properties: dict[str, dict[str, Any]]
 
 
 class OpenSearchSink(Sink):
@@ -83,6 +78,7 @@ class OpenSearchSink(Sink):
         self._missing: float | None = None
         self._blocked = False
         self._newest = 0
+        self._followed_at: float | None = None
         self._purging: asyncio.Task[None] | None = None
 
     @classmethod
@@ -101,16 +97,20 @@ class OpenSearchSink(Sink):
         """Raises Misconfigured where a certificate or a mapping file cannot be read."""
         options, context = self._options, self._context
         if options.mappings:
-            self._files = await asyncio.to_thread(self._read_mappings)
-        self._transport = self._connect() if self._connect is not None else self._http(await asyncio.to_thread(self._trust))
-        self._rows = self._make_rows() if self._make_rows is not None else self._database()
+            self._files = await asyncio.to_thread(mapping_files, options, context, self._where)
+        if self._connect is not None:
+            self._transport = self._connect()
+        else:
+            self._transport = connection(options, context, await asyncio.to_thread(trust, options, context, self._where), self._where)
+        self._rows = self._make_rows() if self._make_rows is not None else database(options, context, self._where)
         owner = {"pipeline": context.pipeline, "sink": context.sink}
         self._cluster = Cluster(self._transport, self._where)
         self._limits = Limits(options.bulk.bytes, options.bulk.records, options.bulk.concurrency)
-        path = f"/_bulk?filter_path={_FILTER}" + ("&require_alias=true" if self._writes_to_alias else "")
+        path = f"/_bulk?filter_path={_SHOWN if self._scripted else _FILTER}" + ("&require_alias=true" if self._writes_to_alias else "")
         self._bulk = Bulk(self._transport, self._limits, path)
         self._indexes = self._targets(self._cluster, owner)
-        self._watermark = Watermark(self._cluster, options.index_prefix, owner, _small(options.settings.body))
+        settings = _small(options.settings.body)
+        self._watermark = Watermark(self._cluster, options.index_prefix, owner, settings, by_script=self._scripted)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -126,67 +126,21 @@ class OpenSearchSink(Sink):
     def _writes_to_alias(self) -> bool:
         return self._options.profile == "managed"
 
+    @property
+    def _scripted(self) -> bool:
+        return self._options.mode == "scripted"
+
     def _targets(self, cluster: Cluster, owner: Mapping[str, str]) -> Indexes:
         options = self._options
         return Indexes(
-            cluster, options.index_prefix, owner, shape=self._shape, settings=options.settings.body, by_alias=self._writes_to_alias
+            cluster,
+            options.index_prefix,
+            owner,
+            shape=self._shape,
+            settings=options.settings.body,
+            by_alias=self._writes_to_alias,
+            mode=options.mode,
         )
-
-    def _http(self, tls: ssl.SSLContext) -> Transport:
-        options, context = self._options, self._context
-        signer = None
-        if options.sign is not None:
-            service = options.sign.service or ("aoss" if options.profile == "serverless" else "es")
-            signer = SigV4(service, Aws(options.sign.region or context.region, context.profile), self._where)
-        basic = None if options.basic is None else (options.basic.user, options.basic.password.get_secret_value())
-        return HttpTransport(
-            options.url,
-            tls=tls,
-            basic=basic,
-            signer=signer,
-            gzip=options.gzip,
-            connections=options.bulk.concurrency + 4,
-            timeout=options.timeout,
-            connect_timeout=options.connect_timeout,
-        )
-
-    def _database(self) -> Rows | None:
-        verify, context = self._options.verify, self._context
-        if verify is None:
-            return None
-        try:
-            Database.check()
-        except ImportError as error:
-            why = "late_upsert: verify needs the connector of Aurora DSQL"
-            raise Misconfigured(
-                "a package is missing", where=self._where, why=why, run="pip install 'dsqlcdc[dsql]'", code="E475"
-            ) from error
-        return Database(verify.endpoint, verify.user, region=context.region, profile=context.profile, where=self._where)
-
-    def _trust(self) -> ssl.SSLContext:
-        directory, tls = Path(self._context.directory), self._options.tls
-        files = [tls.ca]
-        try:
-            trust = ssl.create_default_context(cafile=None if tls.ca is None else directory / tls.ca)
-            if tls.certificate is not None:
-                files = [tls.certificate, tls.key]
-                key = None if tls.key is None else directory / tls.key
-                trust.load_cert_chain(directory / tls.certificate, key, password=lambda: b"")
-        except (OSError, ValueError) as error:
-            what, run = "a certificate of OpenSearch cannot be used", "dsqlcdc config lint CONFIG, once the file is right"
-            named = [directory / file for file in files if file is not None]
-            faulty = [file for file in named if not file.is_file()] or named
-            why = f"{', '.join(map(str, faulty))}: {error}"
-            raise Misconfigured(what, where=self._where, why=why, run=run, code="E471") from error
-        return trust
-
-    def _read_mappings(self) -> Mapping[Path, Mapping[str, Any]]:
-        directory = Path(self._context.directory)
-        try:
-            return {path: _fields(path, (directory / path).read_bytes()) for path in self._options.mappings.values()}
-        except (OSError, ValueError) as error:
-            what, run = "a mapping file of OpenSearch cannot be used", "dsqlcdc config show CONFIG"
-            raise Misconfigured(what, where=self._where, why=str(error), run=run, code="E472") from error
 
     def _shape(self, table: Table) -> Shape:
         options = self._options
@@ -195,11 +149,12 @@ class OpenSearchSink(Sink):
             self._context.columns(str(table)),
             json=options.json_columns,
             bytea=options.bytea_columns,
+            evolve=options.evolve,
             fields=None if path is None else self._files[path],
         )
 
     async def resume(self, resume: Resume) -> Iterable[Known]:
-        """Sees that the engine keeps external versions, and reads the watermark. May be called again."""
+        """Sees that the engine compares versions, and reads the watermark. May be called again."""
         await self._watermark.prepare(f"probe-{secrets.token_hex(8)}")
         await self._watermark.load()
         if self._purging is None and self._purges:
@@ -212,6 +167,7 @@ class OpenSearchSink(Sink):
                 newest=lambda: self._newest,
                 retention=self._options.tombstones_for,
                 grace=self._options.grace,
+                remove=self._purging_operation,
                 me=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}",
             )
             self._purging = asyncio.create_task(purge.run())
@@ -237,16 +193,36 @@ class OpenSearchSink(Sink):
         if self._blocked:  # maybe because a rebuild puts another index in its place
             await self._indexes.follow()
             self._blocked = False
-        watermark, read_at = await self._horizon()
+        state, read_at = await self._horizon()
         verdicts: dict[int, Setback] = {}
         rows, twins = await self._newest_of(changes, verdicts)
-        operations = await self._operations(rows, watermark, verdicts)
-        results = await self._bulk.send(operations, read_at + SEND_WITHIN)
+        rows, held = self._apart(rows, state.held)
+        operations = await self._operations(rows, state.watermark, verdicts)
+        results = {**held, **await self._bulk.send(operations, read_at + SEND_WITHIN)}
         return self._judge(changes, verdicts, results, twins)
 
-    async def _horizon(self) -> tuple[int, float]:
-        """The version up to which deletes may have been forgotten, and when that was read (loop time)."""
-        return await self._watermark.current()
+    async def _horizon(self) -> tuple[State, float]:
+        """The version up to which deletes may have been forgotten, which indexes are held, and when that was read (loop time).
+
+        Where an index is written to by its own name, the aliases are looked at after each reading: one whose place another has taken was held
+        for as long as anything may be sent that was judged by what was read before.
+        """
+        state, read_at = await self._watermark.current()
+        if not self._writes_to_alias and read_at != self._followed_at:
+            await self._indexes.follow()
+            self._followed_at = read_at
+        return state, read_at
+
+    def _apart(self, rows: Iterable[_Row], held: Sequence[str]) -> tuple[Iterable[_Row], Mapping[int, Result]]:
+        """The rows that may be written, and what is said of those whose index is held."""
+        if not held:
+            return rows, {}
+        rows = list(rows)
+        result = Result(Meaning.BLOCKED, Said("held", "a rebuild puts another index in the place of this one"))
+        waiting = {row.index: result for row in rows if row.target.index in held}
+        if waiting:
+            self._watermark.forget()  # it may be over at the next attempt
+        return [row for row in rows if row.index not in waiting], waiting
 
     async def _newest_of(self, changes: Sequence[Change], verdicts: dict[int, Setback]) -> tuple[Iterable[_Row], Mapping[int, list[int]]]:
         """The newest change of each row, and by its place those of the same version. Older ones get their verdict."""
@@ -277,36 +253,63 @@ class OpenSearchSink(Sink):
     async def _operations(self, rows: Iterable[_Row], watermark: int, verdicts: dict[int, Setback]) -> list[Operation]:
         operations: list[Operation] = []
         late: list[_Row] = []
+        fresh: list[_Row] = []
         native = self._options.delete_mode == "native"
         for row in rows:
             change = row.change
             if change.image is None and (native or change.version <= watermark):
-                operations.append(removal(row.index, row.target.index, row.id, change.version))
+                operations.append(self._removal(row))
             elif change.version <= watermark and not native:
                 late.append(row)
-            elif (operation := await self._replacement(row, verdicts)) is not None:
-                operations.append(operation)
+            else:
+                fresh.append(row)
         if late:
-            operations += await self._late(late, verdicts)
-        return operations
+            fresh += await self._late(late, verdicts)
+        return operations + await self._replacements(fresh, verdicts)
 
-    async def _replacement(self, row: _Row, verdicts: dict[int, Setback]) -> Operation | None:
-        change, target = row.change, row.target
-        text = None
-        if change.image is not None:
+    def _removal(self, row: _Row) -> Operation:
+        if self._scripted:
+            return scripted.removal(row.index, row.target.name, row.id, row.change.version)
+        return removal(row.index, row.target.index, row.id, row.change.version)
+
+    @property
+    def _purging_operation(self) -> Callable[[int, str, str, int], Operation]:
+        if self._scripted:
+            return scripted.purging if self._writes_to_alias else scripted.unaliased
+        return purging
+
+    async def _replacements(self, rows: Sequence[_Row], verdicts: dict[int, Setback]) -> list[Operation]:
+        """Fields that were not known are put into the mapping before the first document that has them, those of a batch at once."""
+        make = scripted.replacement if self._scripted else replacement
+        operations: list[Operation] = []
+        fields: dict[Target, dict[str, Mapping[str, Any]]] = {}
+        again: list[tuple[_Row, msgspec.Raw]] = []
+        for row in rows:
+            change, target = row.change, row.target
+            if (image := change.image) is None:
+                operations.append(make(row.index, change, target.name, row.id, None))
+                continue
             try:
-                text, fresh = target.shape.row(change.image)
-                if fresh:
-                    await self._indexes.learn(target, fresh)
-                    text, _ = target.shape.row(change.image)
+                text, fresh = target.shape.row(image)
             except (msgspec.MsgspecError, ValueError) as error:
                 verdicts[row.index] = Setback(row.index, Verdict.DEAD, "bad_row", f"the row is no JSON object: {error}")
-                return None
-        return replacement(row.index, change, target.name, row.id, text)
+                continue
+            if fresh:
+                fields[target] = {**fresh, **fields.get(target, {})}
+                again.append((row, image))
+            else:
+                operations.append(make(row.index, change, target.name, row.id, text))
+        for target, some in fields.items():
+            await self._indexes.learn(target, some)
+        for row, image in again:
+            operations.append(make(row.index, row.change, row.target.name, row.id, row.target.shape.row(image)[0]))
+        return operations
 
-    async def _late(self, late: Sequence[_Row], verdicts: dict[int, Setback]) -> list[Operation]:
+    async def _late(self, late: Sequence[_Row], verdicts: dict[int, Setback]) -> list[_Row]:
+        """Those that may be written as any other."""
         by_index = {row.index: row for row in late}
-        judged = await judge(self._cluster, [Late(row.index, row.change, row.target.index, row.id) for row in late], self._rows)
+        asked = [Late(row.index, row.change, row.target.index, row.id) for row in late]
+        judged = await judge(self._cluster, asked, self._rows, scripted=self._scripted)
         for index in judged.stale:
             verdicts[index] = Setback(index, Verdict.STALE)
         for index in judged.duplicate:
@@ -316,8 +319,7 @@ class OpenSearchSink(Sink):
                 "older than the deletes that are remembered, and its row has no document: whether it was deleted since is not known here"
             )
             verdicts[index] = Setback(index, Verdict.DEAD, "late_upsert", detail)
-        made = [await self._replacement(by_index[index], verdicts) for index in judged.fresh]
-        return [operation for operation in made if operation is not None]
+        return [by_index[index] for index in judged.fresh]
 
     # ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -378,17 +380,6 @@ class OpenSearchSink(Sink):
         now = asyncio.get_running_loop().time()
         self._missing = now if self._missing is None else self._missing
         return now - self._missing < YOUNG
-
-
-def _fields(path: Path, text: bytes) -> Mapping[str, Any]:
-    """The fields of a mapping file. Raises ValueError."""
-    try:
-        fields = msgspec.json.decode(text, type=_MappingFile).properties
-    except msgspec.MsgspecError as error:
-        raise ValueError(f'{path}: a JSON object with "properties" is expected, an object a field: {error}') from None
-    if "__cdc" in fields:
-        raise ValueError(f"{path}: the field __cdc is the sink's own")
-    return fields
 
 
 def _small(settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -210,7 +210,7 @@ class Attempts:
             found = msgspec.json.decode(body, type=Manifest)
         except Missing:
             raise _gone(where) from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Misconfigured(
                 "cannot read a manifest",
                 where=where,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncGenerator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dsqlcdc.aws import error_code, errors, translate
@@ -35,6 +36,7 @@ class AwsObjects:
             "SSEKMSKeyId": options.kms_key_id,
             "BucketKeyEnabled": options.bucket_key,
         }
+        self._lock = options.object_lock
         self._stored_as = {name: value for name, value in chosen.items() if value is not None}
 
     async def put(self, key: str, body: bytes, *, if_none_match: bool, sha256: bytes, content_type: str) -> Put:
@@ -52,6 +54,7 @@ class AwsObjects:
                     ChecksumSHA256=checksum,
                     **condition,
                     **self._stored_as,
+                    **self._locked(),
                     **self._owner,
                 )
                 return Put.CREATED
@@ -64,6 +67,12 @@ class AwsObjects:
                 if code in _EXPIRED and (renewals := renewals + 1) < 2:
                     continue
                 raise self._fault(error, f"put {len(body)} bytes", key) from error
+
+    def _locked(self) -> dict[str, Any]:
+        if self._lock is None:
+            return {}
+        until = datetime.now(UTC) + timedelta(days=self._lock.days)
+        return {"ObjectLockMode": self._lock.mode, "ObjectLockRetainUntilDate": until}
 
     async def try_put(self, key: str) -> bool:
         try:
@@ -141,6 +150,10 @@ class AwsObjects:
             return Misconfigured(what, where=where, why=why, run="aws sts get-caller-identity", code="E105")
         if code in _ELSEWHERE or (_status(error) == 301 and code not in ("NoSuchBucket",)):
             return self._elsewhere(code, error, what, where)
+        if code == "InvalidRequest" and "Object Lock" in str(error):
+            why = "the bucket has no Object Lock: it must be switched on before `object_lock` is of use"
+            run = f"aws s3api put-object-lock-configuration --bucket {self._options.bucket} --object-lock-configuration ObjectLockEnabled=Enabled"
+            return Misconfigured(what, where=where, why=why, run=run, code="E104")
         if code == "InvalidObjectState":
             why = "the object has been archived (Glacier); the sink reads back what is not yet committed"
             return Misconfigured(what, where=where, why=why, run=f"aws s3api restore-object for {where}", code="E104")
@@ -165,13 +178,16 @@ def policy(options: Options) -> str:
     """The IAM statements that the sink needs, as JSON. No multipart uploads, no deleting."""
     bucket = options.bucket if options.bucket.startswith("arn:") else f"arn:aws:s3:::{options.bucket}"
     objects = f"{bucket}/object" if options.bucket.startswith("arn:") else bucket
+    actions = ["s3:PutObject", "s3:GetObject", *(["s3:PutObjectRetention"] if options.object_lock is not None else [])]
     statements: list[dict[str, Any]] = [
-        {"Effect": "Allow", "Action": ["s3:PutObject", "s3:GetObject"], "Resource": f"{objects}/{options.prefix}*"},
+        {"Effect": "Allow", "Action": actions, "Resource": f"{objects}/{options.prefix}*"},
         {
             "Effect": "Allow",
             "Action": "s3:ListBucket",
             "Resource": bucket,
-            "Condition": {"StringLike": {"s3:prefix": [f"{options.prefix}data/*", f"{options.prefix}manifests/*"]}},
+            "Condition": {
+                "StringLike": {"s3:prefix": [f"{options.prefix}data/*", f"{options.prefix}manifests/*", f"{options.prefix}digests/*"]}
+            },
         },
     ]
     if options.kms_key_id:

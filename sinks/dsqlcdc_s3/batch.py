@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 from dsqlcdc.contract import Change, Progress, Setback, Verdict
@@ -24,7 +24,7 @@ class Begun:
     bodies: dict[int, bytes]
     indexes: Sequence[Sequence[int]]
     setbacks: list[Setback]
-    progress: Mapping[str, Progress]
+    progress: Sequence[Progress]
     claimed: bool = False
     looked: bool = False
     given_up: bool = False

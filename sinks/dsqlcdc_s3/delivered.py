@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import zlib
 from collections.abc import AsyncGenerator, Collection
@@ -11,10 +12,13 @@ from typing import Any
 
 import msgspec
 
+from dsqlcdc import parquet
 from dsqlcdc.contract import Misconfigured
 from dsqlcdc_s3.objects import Objects
 
 _STEP = 1024 * 1024
+_INLINE = 128 * 1024
+"""Parquet below this many bytes is read in the loop: a thread would cost more."""
 _MILLISECOND = 0.001
 """What a line's arrived_at may be rounded by."""
 
@@ -26,20 +30,22 @@ class Line(msgspec.Struct, gc=False):
     arrived_at: datetime
     shard: str
     sequence: str
+    version: int
 
 
 _decode = msgspec.json.Decoder(Line).decode
 
 
 class Damaged(Misconfigured):
-    """An object under a part's name that is no whole gzip of our lines."""
+    """An object under a part's name that does not hold our lines, whole."""
 
 
 class Delivered(msgspec.Struct):
-    """What parts were found to hold: by id the arrival (seconds), and by shard the furthest position."""
+    """What parts were found to hold: by id the arrival (seconds), by shard the furthest position, and the newest version."""
 
     ids: dict[bytes, float] = {}
     furthest: dict[str, tuple[int, str]] = {}
+    newest: int = 0
 
 
 def position(sequence: str) -> tuple[int, str]:
@@ -48,11 +54,19 @@ def position(sequence: str) -> tuple[int, str]:
 
 
 async def content(objects: Objects, key: str) -> AsyncGenerator[bytes, None]:
-    """The object's uncompressed bytes, a MiB at a time. Raises Damaged, Missing, and what Objects raises."""
+    """The lines an object holds, a MiB at a time, of Parquet some thousand lines. Raises Damaged, Missing, and what Objects raises."""
+    if key.endswith(parquet.SUFFIX):
+        async with aclosing(_parquet(objects, key)) as texts:
+            async for text in texts:
+                yield text
+        return
+    many = key.rpartition("/")[2].startswith("compact-")  # a gzip of many members: see dsqlcdc_s3.compaction
     inflate: Any = zlib.decompressobj(31)
     async with aclosing(objects.get(key)) as chunks:
         async for chunk in chunks:
             data = chunk
+            if many and inflate.eof:
+                inflate = zlib.decompressobj(31)
             while data and not inflate.eof:
                 try:
                     text = inflate.decompress(data, _STEP)
@@ -61,10 +75,25 @@ async def content(objects: Objects, key: str) -> AsyncGenerator[bytes, None]:
                 if text:
                     yield text
                 data = inflate.unconsumed_tail
+                if many and inflate.eof and (data := inflate.unused_data):
+                    inflate = zlib.decompressobj(31)
             if inflate.unused_data or (data and inflate.eof):
                 raise _damaged(key, "there is something behind its end")
     if not inflate.eof:
         raise _damaged(key, "it breaks off")
+
+
+async def _parquet(objects: Objects, key: str) -> AsyncGenerator[bytes, None]:
+    body = b"".join([chunk async for chunk in objects.get(key)])
+    read = parquet.lines(body)
+    while True:
+        try:
+            text = await asyncio.to_thread(next, read, b"") if len(body) > _INLINE else next(read, b"")
+        except ValueError as error:
+            raise _damaged(key, str(error)) from error
+        if not text:
+            return
+        yield text
 
 
 async def content_sha256(objects: Objects, key: str) -> tuple[str, bool]:
@@ -123,6 +152,7 @@ def _add(lines: list[bytes], since: float, into: Delivered, key: str, only: Coll
         if arrived + _MILLISECOND < since or (only is not None and id not in only):
             continue
         into.ids[id] = arrived
+        into.newest = max(into.newest, line.version)
         at = position(line.sequence)
         if into.furthest.get(line.shard, (0, "")) < at:
             into.furthest[line.shard] = at

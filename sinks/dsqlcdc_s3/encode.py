@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 from isal import isal_zlib
 
+from dsqlcdc import parquet as pq
 from dsqlcdc.contract import Change, Setback, Verdict
 from dsqlcdc.lines import line
 from dsqlcdc_s3.paths import Partition, partition
@@ -33,6 +34,11 @@ class Part(msgspec.Struct, frozen=True, gc=False):
     sha256: bytes
     versions: tuple[int, int]
     arrivals: tuple[float, float]
+    suffix: str = ".jsonl.gz"
+
+
+Shape = Callable[[str], pq.Columns]
+"""The typed columns of a table, by its name `schema.table`, where parts are Parquet."""
 
 
 def compressor(level: int) -> Any:
@@ -41,16 +47,18 @@ def compressor(level: int) -> Any:
 
 
 def void() -> bytes:
-    """The object that voids a part: a gzip of nothing."""
-    body: bytes = compressor(9).flush()
-    return body
+    """The object that voids a part: a gzip of nothing, the same bytes on every platform."""
+    return bytes.fromhex("1f8b080000000000020303000000000000000000")
 
 
-def encode(changes: Sequence[tuple[int, Change]], *, raw: bool, level: int, cap: int = CAP) -> tuple[list[Part], list[Setback]]:
+def encode(
+    changes: Sequence[tuple[int, Change]], *, raw: bool, level: int, cap: int = CAP, shape: Shape | None = None
+) -> tuple[list[Part], list[Setback]]:
     """The parts of a batch of (index, change), in order of partition, and DEAD for each row that cannot be encoded.
 
-    Rows stand by (version, shard, sequence). One line at a time is uncompressed in memory; all compressed parts of the batch are kept,
-    since the manifest names their hashes before the first is sent: at most what the batch holds itself.
+    Rows stand by (version, transaction, shard, sequence). One line at a time is uncompressed in memory; all compressed parts of the batch are
+    kept, since the manifest names their hashes before the first is sent: at most what the batch holds itself. With `shape` the parts are
+    Parquet, whose lines are in memory as long as their part grows.
     """
     hours: dict[tuple[str, str, int], list[tuple[int, Change]]] = {}
     for row in changes:
@@ -66,17 +74,24 @@ def encode(changes: Sequence[tuple[int, Change]], *, raw: bool, level: int, cap:
             dead += [_dead(index, f"the commit time {change.version} ns is outside the years 1 to 9999") for index, change in rows]
     parts: list[Part] = []
     for where in sorted(groups):
-        parts += _parts(where, groups[where], dead, raw, level, cap)
+        parts += _parts(where, groups[where], dead, raw, level, cap, shape)
     return parts, dead
 
 
-def _position(row: tuple[int, Change]) -> tuple[int, str, int, str]:
+def _position(row: tuple[int, Change]) -> tuple[int, str, str, int, str]:
     change = row[1]
-    return change.version, change.shard, len(change.sequence), change.sequence
+    return change.version, change.transaction, change.shard, len(change.sequence), change.sequence
 
 
-def _parts(where: Partition, rows: list[tuple[int, Change]], dead: list[Setback], raw: bool, level: int, cap: int) -> Iterator[Part]:
-    growing = _Growing(where, level)
+def _parts(
+    where: Partition, rows: list[tuple[int, Change]], dead: list[Setback], raw: bool, level: int, cap: int, shape: Shape | None
+) -> Iterator[Part]:
+    columns = None if shape is None else shape(str(rows[0][1].table))
+
+    def begin() -> _Growing:
+        return _Growing(where, level) if shape is None else _GrowingParquet(where, level, columns, raw)
+
+    growing = begin()
     for index, change in sorted(rows, key=_position):
         try:
             text = line(change, raw)
@@ -85,7 +100,7 @@ def _parts(where: Partition, rows: list[tuple[int, Change]], dead: list[Setback]
             continue
         if growing.indexes and growing.bound + len(text) > cap:
             yield growing.finish()
-            growing = _Growing(where, level)
+            growing = begin()
         growing.add(index, change, text)
     if growing.indexes:
         yield growing.finish()
@@ -154,4 +169,32 @@ class _Growing:
             self._object.digest(),
             (self._oldest, self._newest),
             (min(self._arrivals), max(self._arrivals)),
+        )
+
+
+class _GrowingParquet(_Growing):
+    """The same of a part in Parquet: its columns are made of all its lines at the end."""
+
+    def __init__(self, where: Partition, level: int, columns: pq.Columns, raw: bool) -> None:
+        super().__init__(where, 1)
+        self._level, self._columns, self._raw = level, columns, raw
+
+    def _drain(self) -> None:
+        """Nothing is compressed before the end."""
+
+    def finish(self) -> Part:
+        content = hashlib.sha256()
+        for text in self._waiting:
+            content.update(text)
+        body = pq.encode(self._waiting, columns=self._columns, raw=self._raw, level=self._level)
+        return Part(
+            self._where,
+            body,
+            tuple(self.indexes),
+            self._waiting_bytes,
+            content.hexdigest(),
+            hashlib.sha256(body).digest(),
+            (self._oldest, self._newest),
+            (min(self._arrivals), max(self._arrivals)),
+            pq.SUFFIX,
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
-from dsqlcdc.contract import Misconfigured, Progress
+from dsqlcdc.contract import Misconfigured
 
 FORMAT = 1
 
@@ -37,8 +38,12 @@ class PartEntry(msgspec.Struct, frozen=True):
     max_arrived: float
 
 
-class Read(msgspec.Struct, frozen=True, rename={"start": "from", "end": "to"}):
-    """How far one shard was read since the last manifest of this run: after `from`, up to and with `to`; and what became of it."""
+class Read(msgspec.Struct, frozen=True, omit_defaults=True, rename={"start": "from", "end": "to"}):
+    """How far one shard was read since the last manifest of this run: after `from`, up to and with `to`; and what became of it.
+
+    The law: what was open before + read = the sum of settled + open. `frontier`: nothing at or before it is owed ("end": the closed shard was
+    read to its end); the next run begins there or before. `first`: the first record of the run.
+    """
 
     shard: str
     start: str
@@ -46,12 +51,58 @@ class Read(msgspec.Struct, frozen=True, rename={"start": "from", "end": "to"}):
     read: int
     settled: Mapping[str, int]
     open: int
+    frontier: str = ""
+    ended: bool = False
+    first: str = ""
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class Account(msgspec.Struct, frozen=True):
+    """What a run had read by its last commit and no manifest of its own told: those since the manifest `base`. Told by the run after it."""
+
+    epoch: int
+    writer: str
+    stream: str
+    base: int
+    reads: Sequence[Read]
+
+
+class ShardState(msgspec.Struct, frozen=True, omit_defaults=True, rename={"start": "from", "end": "to"}):
+    """Where a shard stood at a seal. It is listed though nobody has read it: then `from` and `to` are "". `arrived`: see Progress."""
+
+    shard: str
+    parents: Sequence[str]
+    start: str = ""
+    end: str = ""
+    frontier: str = ""
+    first: str = ""
+    open: int = 0
+    ended: bool = False
+    arrived: float = 0.0
+
+
+class Seal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The end of a period: what its digest is made of, beside the manifests themselves.
+
+    `by`: daemon, or job where writers keep no chain. `shards`: all that are listed or were read. `gaps`: all that are known. `dead`: dead
+    letters of this run by code. `beside`: manifests outside the chain (replays, batches of Lambda) that no seal before has named. `marks`: by
+    shard the greatest last record of those of Lambda: the next job looks from there on, and a little before.
+    """
+
+    by: Literal["daemon", "job"]
+    closing: bool
+    shards: Sequence[ShardState]
+    gaps: Sequence[Mapping[str, Any]]
+    dead: Mapping[str, int]
+    beside: Sequence[Link] = ()
+    marks: Mapping[str, str] = {}
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`manifests/{n}.json`. `newest_arrived` is the newest arrival in this or any earlier manifest: it never falls along the chain.
 
-    `voided`: parts of earlier manifests that were found empty, or made so, since the last manifest.
+    `voided`: parts of earlier manifests that were found empty, or made so, since the last manifest. `carried`: what runs before had read and
+    could not tell. `sealed`: the number of the last seal before this one, 0 for none; `seal`: this one is a seal, and has no parts. `lock`: the
+    retention that its objects were put with, as "MODE:DAYS".
     """
 
     format: int
@@ -66,18 +117,28 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parts: Sequence[PartEntry]
     reads: Sequence[Read]
     voided: Sequence[str]
+    stream: str = ""
+    carried: Sequence[Account] = ()
+    sealed: int = 0
+    seal: Seal | None = None
+    lock: str = ""
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self) + b"\n"
 
 
-class Word(msgspec.Struct, frozen=True):
-    """What is kept with the checkpoint: the last epoch, the oldest manifest not known complete and committed, and where all that is."""
+class Word(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is kept with the checkpoint: the last epoch, the oldest manifest not known complete and committed, and where all that is.
+
+    `last`: the last manifest that was known; a chain that ends before it has lost its end. `accounts`: what no manifest tells yet.
+    """
 
     format: int
     epoch: int
     oldest: int
     place: str
+    last: int = 0
+    accounts: Sequence[Account] = ()
 
 
 class _Format(msgspec.Struct):
@@ -89,7 +150,7 @@ def decode_manifest(body: bytes, where: str) -> Manifest:
     _check_format(body, where, "the manifest")
     try:
         return msgspec.json.decode(body, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Misconfigured("cannot read a manifest", where=where, why=f"it is damaged ({error})", run=_LOOK) from error
 
 
@@ -100,24 +161,10 @@ def decode_word(word: bytes) -> Word | None:
     _check_format(word, "state store", "the sink's word")
     try:
         return msgspec.json.decode(word, type=Word)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Misconfigured(
             "cannot read the sink's word", where="state store", why=f"it is damaged ({error})", run="dsqlcdc checkpoint show CONFIG"
         ) from error
-
-
-def differences(now: Sequence[Progress], before: Mapping[str, Progress]) -> list[Read]:
-    """What was read and settled per shard since `before`, by shard; shards where nothing happened are left out."""
-    reads: list[Read] = []
-    for progress in sorted(now, key=lambda p: p.shard):
-        last = before.get(progress.shard)
-        if last is not None and (last.read, last.settled) == (progress.read, progress.settled):
-            continue
-        base: Mapping[str, int] = last.settled if last else {}
-        settled = {name: count - base.get(name, 0) for name, count in progress.settled.items() if count != base.get(name, 0)}
-        start = (last.sequence if last else "") or progress.start
-        reads.append(Read(progress.shard, start, progress.sequence, progress.read - (last.read if last else 0), settled, progress.open))
-    return reads
 
 
 def digest(body: bytes) -> str:
@@ -130,7 +177,7 @@ _LOOK = "aws s3 cp s3://BUCKET/KEY -, with what is named above, to look at it"
 def _check_format(body: bytes, where: str, what: str) -> None:
     try:
         found = msgspec.json.decode(body, type=_Format).format
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Misconfigured(f"cannot read {what}", where=where, why="it is none that dsqlcdc wrote, or damaged", run=_LOOK) from error
     if found > FORMAT:
         raise Misconfigured(

@@ -11,14 +11,10 @@ from dsqlcdc.contract import Misconfigured, Unavailable
 from dsqlcdc_s3.batch import Begun
 from dsqlcdc_s3.chain import Chain
 from dsqlcdc_s3.delivered import Damaged, Delivered, collect, content_sha256, is_void
-from dsqlcdc_s3.encode import void
+from dsqlcdc_s3.form import content_type, void_of
 from dsqlcdc_s3.lanes import Lanes
 from dsqlcdc_s3.manifest import Manifest, PartEntry
 from dsqlcdc_s3.objects import Missing, Objects, Put, TooLarge
-
-_VOID = void()
-_VOID_SHA256 = hashlib.sha256(_VOID).digest()
-_GZIP = "application/gzip"
 
 
 class Voided(msgspec.Struct):
@@ -124,7 +120,8 @@ class Parts:
         return Unavailable("cannot read back a part", where=f"{self._place}{key}", why="it was there a moment ago")
 
     async def _void(self, key: str) -> Put:
-        return await self._put(key, _VOID, _VOID_SHA256)
+        body = void_of(key)
+        return await self._put(key, body, hashlib.sha256(body).digest())
 
     async def _put(self, key: str, body: bytes, sha256: bytes) -> Put:
-        return await self._objects.put(key, body, if_none_match=True, sha256=sha256, content_type=_GZIP)
+        return await self._objects.put(key, body, if_none_match=True, sha256=sha256, content_type=content_type(key))

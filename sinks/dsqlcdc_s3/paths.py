@@ -24,8 +24,8 @@ class Partition(msgspec.Struct, frozen=True, order=True):
     def folder(self, prefix: str) -> str:
         return f"{prefix}data/{self.table}/dt={self.date}/hour={self.hour}/"
 
-    def key(self, prefix: str, n: int, part: int) -> str:
-        return f"{self.folder(prefix)}{n:012d}-{part:04d}.jsonl.gz"
+    def key(self, prefix: str, n: int, part: int, suffix: str = ".jsonl.gz") -> str:
+        return f"{self.folder(prefix)}{n:012d}-{part:04d}{suffix}"
 
 
 def encode_name(name: str) -> str:

@@ -1,6 +1,7 @@
 """Replays beside a running writer: a change is a line of the chain or an object of its own, never both.
 
-The object `…/replay-{id}.jsonl.gz` decides, once and for ever: either it holds the row, or it is void and the chain may write it.
+The object `…/replay-{id}.jsonl.gz` (.parquet: its manifest says) decides, once and for ever: either it holds the row, or it is void and the
+chain may write it.
 Whoever replays first puts a manifest of its own, then looks whether the chain has the row, then puts the object. Whoever writes the chain
 first claims its manifest, then looks for manifests of replays, and voids the object of each that its batch holds: where it cannot, the
 row is in, and the batch is cut anew. Of two who each announce themselves before they look, at least one sees the other.
@@ -21,14 +22,14 @@ from dsqlcdc.contract import Change, Misconfigured, Setback, Unavailable, Verdic
 from dsqlcdc_s3.batch import entry, fresh
 from dsqlcdc_s3.chain import Chain, Owner
 from dsqlcdc_s3.delivered import content_sha256, is_void, search
-from dsqlcdc_s3.encode import Part, encode, void
+from dsqlcdc_s3.encode import Part, Shape, encode
+from dsqlcdc_s3.form import content_type, void_of
 from dsqlcdc_s3.lanes import Lanes
 from dsqlcdc_s3.manifest import FORMAT, PartEntry
 from dsqlcdc_s3.objects import PAGE, Missing, Objects, Put, TooLarge
 from dsqlcdc_s3.options import Options
 from dsqlcdc_s3.paths import Partition, partition
 
-_VOID = void()
 _NAME = re.compile(r"manifests/replay-([0-9a-f]{32})\.json")
 _REMEMBERED = 500_000
 """Ids of the chain's parts that a replay keeps in memory, about."""
@@ -49,12 +50,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     body: str
 
 
+class _Named(msgspec.Struct):
+    part: PartEntry
+
+
 def manifest_key(prefix: str, id: bytes) -> str:
     return f"{prefix}manifests/replay-{id.hex()}.json"
 
 
-def object_key(prefix: str, where: Partition, id: bytes) -> str:
-    return f"{where.folder(prefix)}replay-{id.hex()}.jsonl.gz"
+def object_key(prefix: str, where: Partition, id: bytes, suffix: str) -> str:
+    return f"{where.folder(prefix)}replay-{id.hex()}{suffix}"
 
 
 class Replays:
@@ -95,19 +100,30 @@ class Replays:
         return found
 
     async def _void(self, change: Change) -> bool:
-        try:
-            key = object_key(self._prefix, partition(change.table, change.version), change.id)
-        except OverflowError:
-            return True  # such a change is in no object
-        digest = hashlib.sha256(_VOID).digest()
-        put = await self._objects.put(key, _VOID, if_none_match=True, sha256=digest, content_type="application/gzip")
+        key = await self._key(change.id)
+        void = void_of(key)
+        put = await self._objects.put(key, void, if_none_match=True, sha256=hashlib.sha256(void).digest(), content_type=content_type(key))
         return put is Put.CREATED or await _is_void(self._objects, key)
+
+    async def _key(self, id: bytes) -> str:
+        """The object that the replay's manifest names, whatever format was written then."""
+        where = manifest_key(self._prefix, id)
+        try:
+            body = b"".join([chunk async for chunk in self._objects.get(where)])
+            return msgspec.json.decode(body, type=_Named).part.key
+        except Missing:
+            raise Unavailable("cannot read the manifest of a replay", where=where, why="it was there a moment ago") from None
+        except msgspec.DecodeError as error:
+            raise _damaged(where, error) from error
 
 
 class Replayer:
     """Puts changes as objects of their own, beside a chain that somebody else may be writing. Never touches the chain."""
 
-    def __init__(self, objects: Objects, chain: Chain, owner: Owner, options: Options, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, objects: Objects, chain: Chain, owner: Owner, options: Options, clock: Callable[[], float], shape: Shape | None
+    ) -> None:
+        self._shape = shape
         self._objects, self._chain, self._owner, self._options, self._clock = objects, chain, owner, options, clock
         self._lanes = Lanes(options.parallel)
         self._trusted = False
@@ -124,7 +140,7 @@ class Replayer:
 
         async def begin(row: tuple[int, Change]) -> None:
             index, change = row
-            parts, dead = encode([row], raw=self._options.raw, level=self._options.gzip)
+            parts, dead = encode([row], raw=self._options.raw, level=self._options.level, shape=self._shape)
             setbacks.extend(dead)
             for part in parts:
                 try:
@@ -148,7 +164,7 @@ class Replayer:
             pipeline=self._owner.pipeline,
             sink=self._owner.sink,
             created_at=datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            part=entry(part, object_key(prefix, part.partition, id)),
+            part=entry(part, object_key(prefix, part.partition, id, part.suffix)),
             body=base64.b64encode(part.body).decode(),
         )
         key, body = manifest_key(prefix, id), msgspec.json.encode(manifest) + b"\n"
@@ -176,13 +192,8 @@ class Replayer:
             found = msgspec.json.decode(body, type=Manifest)
         except Missing:
             raise Unavailable("cannot read the manifest of a replay", where=where, why="it was there a moment ago") from None
-        except msgspec.DecodeError as error:
-            raise Misconfigured(
-                "cannot read the manifest of a replay",
-                where=where,
-                why=f"it is damaged ({error})",
-                run="move it away, then dsqlcdc dead replay CONFIG",
-            ) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _damaged(where, error) from error
         if (found.pipeline, found.sink) != (self._owner.pipeline, self._owner.sink):
             raise Misconfigured(
                 "this prefix belongs to another sink",
@@ -250,7 +261,7 @@ class Replayer:
         part, body = manifest.part, base64.b64decode(manifest.body)
         try:
             put = await self._objects.put(
-                part.key, body, if_none_match=True, sha256=bytes.fromhex(part.object_sha256), content_type="application/gzip"
+                part.key, body, if_none_match=True, sha256=bytes.fromhex(part.object_sha256), content_type=content_type(part.key)
             )
         except TooLarge as fault:
             return _too_large(index, fault)
@@ -270,6 +281,15 @@ class Replayer:
                 run="move what is there, then dsqlcdc dead replay CONFIG",
             )
         return Setback(index, Verdict.DUPLICATE)
+
+
+def _damaged(where: str, error: Exception) -> Misconfigured:
+    return Misconfigured(
+        "cannot read the manifest of a replay",
+        where=where,
+        why=f"it is damaged ({error})",
+        run="move it away, then dsqlcdc dead replay CONFIG",
+    )
 
 
 async def _is_void(objects: Objects, key: str) -> bool:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -16,21 +13,23 @@ from typing import Any, ClassVar, Self
 
 import msgspec
 
-from dsqlcdc.aws import Aws, client
 from dsqlcdc.contract import Batching, Change, Context, Known, Misconfigured, Progress, Resume, Setback, Sink
 from dsqlcdc.errors import Held
-from dsqlcdc_s3.aws_objects import AwsObjects
+from dsqlcdc_s3.account import Books
 from dsqlcdc_s3.batch import Begun, entry, fresh
 from dsqlcdc_s3.batch_sink import BatchSink
 from dsqlcdc_s3.chain import Chain, Owner
 from dsqlcdc_s3.encode import CAP, Part, encode
-from dsqlcdc_s3.manifest import FORMAT, Link, Manifest, Word, decode_word, differences, digest
+from dsqlcdc_s3.manifest import FORMAT, Link, Manifest, Seal, Word, decode_word, digest
 from dsqlcdc_s3.memory import Memory, furthest
 from dsqlcdc_s3.objects import Objects, Put
+from dsqlcdc_s3.opening import digests_in_aws, in_aws, signer, unique_name
 from dsqlcdc_s3.options import Options as S3Options
 from dsqlcdc_s3.parts import Parts
 from dsqlcdc_s3.paths import manifest_key
 from dsqlcdc_s3.replay import Replayer, Replays
+from dsqlcdc_s3.sealing import Sealer, same
+from dsqlcdc_s3.ticker import Ticker
 
 log = logging.getLogger("dsqlcdc.s3")
 
@@ -41,10 +40,10 @@ _WINDOW = 64
 
 
 class S3Sink(Sink):
-    """JSON Lines in S3, every change once, whatever crashes.
+    """JSON Lines or Parquet in S3, every change once, whatever crashes.
 
     `objects` opens the store (tests put a faulty one there); `clock` gives seconds since the epoch, for `created_at` only; `writer` names
-    this run among all writers; `cap` is the size of an object at the most.
+    this run among all writers; `cap` is the size of an object at the most. `ticking` False leaves sealing to whoever calls `seal`.
     """
 
     Options: ClassVar[type[S3Options]] = S3Options
@@ -58,13 +57,17 @@ class S3Sink(Sink):
         clock: Callable[[], float] = time.time,
         writer: str = "",
         cap: int = CAP,
+        ticking: bool = True,
     ) -> None:
         self._options = options
         self._context = context
         self._open = objects or (lambda: in_aws(options, context))
+        self._apart = None if objects else digests_in_aws(options, context)
+        self._ticking = ticking and options.digest is not None
         self._clock = clock
         self._writer = writer or unique_name()
         self._cap = cap
+        self._shape = options.shape(context.columns)
         self.lanes = 1
         self.batching = Batching(bytes=options.roll.bytes, records=options.roll.records, age=options.roll.age)
         self._place = f"s3://{options.bucket}/{options.prefix}"
@@ -73,14 +76,18 @@ class S3Sink(Sink):
         self._parts: Parts | None = None
         self._replays: Replays | None = None
         self._replayer: Replayer | None = None
+        self._sealer: Sealer | None = None
+        self._ticker: Ticker | None = None
+        self._turn = asyncio.Lock()
+        self._resume: Resume | None = None
+        self._books = Books()
         self._progress: Callable[[], Sequence[Progress]] = tuple
         self._since = 0.0
         self._epoch = 0
         self._next = 1
         self._prev: Link | None = None
         self._newest = 0.0
-        self._voided: list[str] = []
-        self._reported: Mapping[str, Progress] = {}
+        self._voided: dict[str, int] = {}
         self._memory = Memory()
         self._begun: Begun | None = None
         self._stopped: Held | None = None
@@ -91,6 +98,8 @@ class S3Sink(Sink):
         checked = S3Options.model_validate(options)
         if context.whole:
             return cls(checked, context)
+        if checked.format != "jsonl":
+            raise ValueError(f"format {checked.format} cannot be written in Lambda: pyarrow alone is most of what a function may hold")
         return BatchSink(checked, context, lambda: in_aws(checked, context), writer=unique_name())
 
     async def __aenter__(self) -> Self:
@@ -101,13 +110,19 @@ class S3Sink(Sink):
         owner = Owner(context.pipeline, context.sink, self._place, self._options.prefix)
         self._chain = Chain(objects, owner)
         self._replays = Replays(objects, self._options.prefix)
-        self._replayer = Replayer(objects, self._chain, owner, self._options, self._clock)
+        self._replayer = Replayer(objects, self._chain, owner, self._options, self._clock, self._shape)
         self._parts = Parts(objects, self._chain, f"s3://{self._options.bucket}/", self._options.parallel)
+        apart, where = self._apart or (lambda: same(objects)), self._options
+        prefix = where.prefix if where.digest is None or where.digest.prefix is None else where.digest.prefix
+        self._sealer = Sealer(objects, self._chain, owner, apart, prefix, signer(where, context), where.parallel)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        ticker, self._ticker = self._ticker, None
+        if ticker is not None:
+            await ticker.end(gone=self._stopped is not None or isinstance(error, asyncio.CancelledError))
         opened, self._opened, self._chain, self._parts = self._opened, None, None, None
-        self._replays = self._replayer = None
+        self._replays = self._replayer = self._sealer = None
         if opened is not None:
             await opened.__aexit__(kind, error, trace)
 
@@ -126,7 +141,9 @@ class S3Sink(Sink):
         last = await chain.last(0 if here is None else max(0, here.oldest - 2))
         self._epoch = 1 + (word.epoch if word else 0)
         self._next = here.oldest if here else 1
-        self._memory, self._voided, self._begun = Memory(), [], None
+        self._memory, self._voided, self._begun, self._prev = Memory(), {}, None, None
+        self._resume = resume
+        self._keep_books(resume, word, None, (), last or 0)
         if here is None and word is not None:
             log.warning("sink %s now writes to %s; what it delivered before stays in %s", self._context.sink, self._place, word.place)
         if last is None:
@@ -137,7 +154,16 @@ class S3Sink(Sink):
                     why=f"the state says that {here.oldest - 1} or more were written, and none is there: somebody deleted or moved them",
                     run="restore them; or, to deliver anew what the stream still holds, set `state.path` to a new file in CONFIG",
                 )
+            self._tick()
             return ()
+        if here is not None and last < here.last:
+            raise Misconfigured(
+                "the end of the lake's chain is gone",
+                where=f"{self._place}{manifest_key('', last)}",
+                why=f"the state says that {here.last} manifests were written, this is the last: somebody deleted those behind it",
+                run="restore them; dsqlcdc audit verify CONFIG says what else is missing",
+                code="E385",
+            )
         body = await chain.fetch(last)
         if body is None:
             where = f"{self._place}{manifest_key('', last)}"
@@ -147,15 +173,24 @@ class S3Sink(Sink):
         first = here.oldest if here else 0
         if here is None or last - first > _WINDOW:  # only the last can be undecided: its writer had decided all before it
             first = await chain.since(max(first, await chain.first() or last), last, resume.since)
-        known = await self._decide_all(parts, first, last, resume.since)
+        known, newest = await self._decide_all(parts, first, last, resume.since)
+        bases = [account.base + 1 for account in word.accounts] if word and here else []
+        told = (
+            [m for n in range(min(bases), last + 1, _WINDOW) for m in await parts.manifests(range(n, min(n + _WINDOW, last + 1)))]
+            if bases
+            else []
+        )
         self._epoch = 1 + max(end.epoch, word.epoch if word else 0)
+        self._keep_books(resume, here, end, told, last)
         self._next = max(self._next, last + 1)
         self._prev = Link(manifest_key(self._options.prefix, last), digest(body)) if self._next == last + 1 else None
         self._newest = end.newest_arrived
-        return (Known(id, arrived) for id, arrived in known.items())
+        self._tick()
+        return (Known(id, arrived, newest) for id, arrived in known.items())
 
-    async def _decide_all(self, parts: Parts, first: int, last: int, since: float) -> dict[bytes, float]:
+    async def _decide_all(self, parts: Parts, first: int, last: int, since: float) -> tuple[dict[bytes, float], int]:
         known: dict[bytes, float] = {}
+        newest = 0
         reach: dict[str, tuple[int, str]] = {}
         voided: list[str] = []
         noted: set[str] = set()
@@ -166,18 +201,24 @@ class S3Sink(Sink):
             noted.update(key for manifest in manifests for key in manifest.voided)
             voided += found.parts
             known |= found.delivered.ids
+            newest = max(newest, found.delivered.newest)
             for shard, at in found.delivered.furthest.items():
                 reach[shard] = max(at, reach.get(shard, at))
             if known and not told_from:
                 told_from = start
-        self._voided = [key for key in voided if key not in noted]
+        self._voided = {key: _number(key) for key in voided if key not in noted}
         self._memory.wrote(told_from, reach)
-        return known
+        return known, newest
 
     def word(self) -> bytes:
         """The epoch, and the oldest manifest with lines that may be read again."""
-        oldest = self._memory.oldest(self._next, self._progress())
-        return msgspec.json.encode(Word(FORMAT, self._epoch, oldest, self._place))
+        oldest = min([self._memory.oldest(self._next, self._progress()), *self._voided.values()])
+        return msgspec.json.encode(Word(FORMAT, self._epoch, oldest, self._place, self._next - 1, self._books.carried))
+
+    def account(self, word: bytes) -> bytes:
+        """The word, and what was read that no manifest tells yet."""
+        said = decode_word(word)
+        return word if said is None else msgspec.json.encode(msgspec.structs.replace(said, accounts=self._books.accounts()))
 
     async def probe(self) -> bool:
         """Says too where the prefix is another sink's."""
@@ -198,15 +239,47 @@ class S3Sink(Sink):
         After Unavailable the same batch goes on where it stopped; another one voids what was begun first. Raises Held where another
         writer has taken over, and ever after.
         """
-        if self._stopped is not None:
-            raise self._stopped
-        try:
-            setbacks = await self._write(changes)
-        except Held as fault:
-            self._stopped = fault
-            raise
-        self._memory.settled(changes, setbacks)
+        async with self._turn:
+            if self._stopped is not None:
+                raise self._stopped
+            try:
+                setbacks = await self._write(changes)
+            except Held as fault:
+                self._stopped = fault
+                raise
+            self._memory.settled(changes, setbacks)
         return setbacks
+
+    async def seal(self, *, closing: bool = False) -> bool:
+        """End a period of the chain here, and write its digest, and those that are missing before it. False where a batch is under way: later.
+
+        Raises Held as `write` does, Unavailable and Misconfigured; what was not finished is finished by the next call, or the next run.
+        """
+        sealer, resume = self._sealer, self._resume
+        if sealer is None or resume is None:
+            raise RuntimeError("the sink has not been entered and resumed")
+        told, void = await sealer.tell(resume, closing)
+        async with self._turn:
+            if self._stopped is not None:
+                raise self._stopped
+            if self._begun is not None:
+                return False
+            try:
+                await self._seal(told, void)
+            except Held as fault:
+                self._stopped = fault
+                raise
+        await sealer.finish()
+        return True
+
+    async def _seal(self, told: Callable[[Sequence[Progress]], Seal], void: Sequence[str]) -> None:
+        chain, parts = self._ready()
+        while True:
+            progress = self._progress()
+            manifest = self._manifest((), progress, told(progress), void)
+            begun = Begun((), manifest, manifest.encode(), {}, (), [], progress, claimed=False)
+            if await self._claim(chain, parts, begun):
+                return self._pass(manifest, Link(manifest_key(self._options.prefix, manifest.n), digest(begun.body)))
 
     async def _write(self, changes: Sequence[Change]) -> list[Setback]:
         chain, parts = self._ready()
@@ -227,7 +300,7 @@ class S3Sink(Sink):
             else:
                 await self._give_up(parts, begun)
         await parts.upload(begun)
-        self._voided += begun.voided
+        self._voided |= dict.fromkeys(begun.voided, begun.manifest.n)
         self._pass(begun.manifest, Link(manifest_key(self._options.prefix, begun.manifest.n), digest(begun.body)))
         self._memory.wrote(begun.manifest.n, furthest(changes))
         self._begun = None
@@ -240,9 +313,9 @@ class S3Sink(Sink):
         rows, setbacks = fresh(changes, self._memory.untold, replays.taken)
         options = self._options
         if sum(change.size for _, change in rows) < _INLINE:
-            parts, dead = encode(rows, raw=options.raw, level=options.gzip, cap=self._cap)
+            parts, dead = encode(rows, raw=options.raw, level=options.level, cap=self._cap, shape=self._shape)
         else:
-            parts, dead = await asyncio.to_thread(encode, rows, raw=options.raw, level=options.gzip, cap=self._cap)
+            parts, dead = await asyncio.to_thread(encode, rows, raw=options.raw, level=options.level, cap=self._cap, shape=self._shape)
         setbacks += dead
         if not parts:
             return None, setbacks
@@ -255,11 +328,13 @@ class S3Sink(Sink):
             bodies={number: part.body for number, part in enumerate(parts)},
             indexes=[part.indexes for part in parts],
             setbacks=setbacks,
-            progress={shard.shard: shard for shard in progress},
+            progress=progress,
         ), setbacks
 
-    def _manifest(self, parts: Sequence[Part], progress: Sequence[Progress]) -> Manifest:
-        n, prefix = self._next, self._options.prefix
+    def _manifest(
+        self, parts: Sequence[Part], progress: Sequence[Progress], seal: Seal | None = None, void: Sequence[str] = ()
+    ) -> Manifest:
+        n, prefix, lock = self._next, self._options.prefix, self._options.object_lock
         return Manifest(
             format=FORMAT,
             n=n,
@@ -269,10 +344,15 @@ class S3Sink(Sink):
             sink=self._context.sink,
             created_at=datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             prev=self._prev,
-            newest_arrived=max(self._newest, max(part.arrivals[1] for part in parts)),
-            parts=[entry(part, part.partition.key(prefix, n, number)) for number, part in enumerate(parts)],
-            reads=differences(progress, self._reported),
-            voided=list(self._voided),
+            newest_arrived=max([self._newest, *(part.arrivals[1] for part in parts)]),
+            parts=[entry(part, part.partition.key(prefix, n, number, part.suffix)) for number, part in enumerate(parts)],
+            reads=self._books.untold(progress),
+            voided=[*self._voided, *void],
+            stream=self._resume.stream if self._resume is not None else "",
+            carried=tuple(self._books.carried),
+            sealed=self._sealer.sealed if self._sealer is not None else 0,
+            seal=seal,
+            lock=f"{lock.mode}:{lock.days}" if lock is not None else "",
         )
 
     async def _claim(self, chain: Chain, parts: Parts, begun: Begun) -> bool:
@@ -282,12 +362,12 @@ class S3Sink(Sink):
             taken = await chain.taken(n, begun.body, self._epoch, self._writer)
             if taken is not None:
                 await self._decide(parts, taken[0])
+                self._books.met(taken[0])
                 self._pass(*taken)
                 return False
         begun.claimed = True
-        self._reported = begun.progress
-        noted = set(begun.manifest.voided)
-        self._voided = [key for key in self._voided if key not in noted]
+        self._books.told(n, begun.progress, begun.manifest.carried)
+        self._voided = {key: at for key, at in self._voided.items() if key not in begun.manifest.voided}
         return True
 
     async def _overtaken(self, begun: Begun) -> bool:
@@ -307,12 +387,25 @@ class S3Sink(Sink):
     async def _decide(self, parts: Parts, manifest: Manifest) -> None:
         found = await parts.decide([manifest], self._since)
         self._memory.learn(found.delivered, manifest.n)
-        self._voided += [key for key in found.parts if key not in self._voided]
+        self._voided |= {key: manifest.n for key in found.parts if key not in self._voided}
 
     def _pass(self, manifest: Manifest, link: Link) -> None:
         """This manifest is decided: the next one follows it."""
+        if self._sealer is not None:
+            self._sealer.passed(manifest, link)
         self._next, self._prev = manifest.n + 1, link
         self._newest = max(self._newest, manifest.newest_arrived)
+
+    def _keep_books(self, resume: Resume, word: Word | None, end: Manifest | None, told: Sequence[Manifest], last: int) -> None:
+        """Begin the account of this run, with what the runs before left untold."""
+        self._books = Books(self._epoch, self._writer, resume.stream, resume.progress)
+        self._books.carry(word.accounts if word is not None else (), last, told)
+        if self._sealer is not None:
+            self._sealer.begin(end)
+
+    def _tick(self) -> None:
+        if self._ticking and self._ticker is None and self._options.digest is not None and self._sealer is not None:
+            self._ticker = Ticker(self.seal, self._sealer.finish, self._options.digest.every, self._clock, f"sink {self._context.sink}")
 
     def _ready(self) -> tuple[Chain, Parts]:
         if self._chain is None or self._parts is None:
@@ -325,26 +418,6 @@ class S3Sink(Sink):
         return self._replays
 
 
-def unique_name() -> str:
-    """The name of one writer among all."""
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
-
-
-def in_aws(options: S3Options, context: Context) -> AbstractAsyncContextManager[Objects]:
-    """The store that the options name, to be entered."""
-    aws = Aws(options.region or context.region, context.profile, options.endpoint_url or context.endpoint_url)
-    return _Opened(client("s3", aws), options)
-
-
-class _Opened(AbstractAsyncContextManager[Objects]):
-    """The client of one run, as Objects."""
-
-    def __init__(self, opening: AbstractAsyncContextManager[Any], options: S3Options) -> None:
-        self._opening = opening
-        self._options = options
-
-    async def __aenter__(self) -> Objects:
-        return AwsObjects(await self._opening.__aenter__(), self._options)
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._opening.__aexit__(kind, error, trace)
+def _number(key: str) -> int:
+    """The number of the manifest that a part's key is of."""
+    return int(key.rpartition("/")[2].partition("-")[0])

@@ -32,6 +32,11 @@ class Breaker:
         """Only one request at a time may go."""
         return self._until is not None
 
+    @property
+    def state(self) -> str:
+        """closed, open, or half_open: the next request is the probe."""
+        return "closed" if self._until is None else "open" if self.wait > 0 else "half_open"
+
     def succeeded(self) -> bool:
         """The endpoint answered. True if that closed the circuit."""
         self._row = 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Protocol, Self
 from urllib.parse import unquote, urlsplit
+
+import msgspec
 
 from dsqlcdc.aws import Aws, client, errors, translate
 from dsqlcdc_webhook.event import DATA
@@ -29,16 +32,30 @@ class Claims(Protocol):
         ...
 
 
+class _Signed(msgspec.Struct, frozen=True):
+    url: str
+    at: float
+
+
 class S3Claims:
     """Objects `{prefix}{id}.json`. Putting one again writes the same bytes to the same name.
 
-    The reference is `s3://bucket/key`, or with `expires` a URL signed for so long, which is made anew for each attempt.
+    The reference is `s3://bucket/key`, or with `expires` a URL signed for so long: the same one for each attempt at an id, until half of its
+    time is over. `clock` is in seconds and need not be the wall's.
     """
 
-    def __init__(self, options: ClaimCheck, aws: Aws, *, connect: Callable[..., AbstractAsyncContextManager[Any]] = client) -> None:
+    def __init__(
+        self,
+        options: ClaimCheck,
+        aws: Aws,
+        *,
+        connect: Callable[..., AbstractAsyncContextManager[Any]] = client,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._options, self._aws, self._connect = options, aws, connect
         self._stack = AsyncExitStack()
-        self._there: OrderedDict[str, None] = OrderedDict()
+        self._there: OrderedDict[str, _Signed | None] = OrderedDict()
         self._client: Any = None
 
     async def __aenter__(self) -> Self:
@@ -58,11 +75,12 @@ class S3Claims:
                     self._there.popitem(last=False)
             if self._options.expires is None:
                 return f"s3://{bucket}/{key}"
-            return str(
-                await self._client.generate_presigned_url(
-                    "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=int(self._options.expires)
-                )
-            )
+            signed, now = self._there.get(id), self._clock()
+            if signed is None or now - signed.at > self._options.expires / 2:
+                params = {"Bucket": bucket, "Key": key}
+                url = await self._client.generate_presigned_url("get_object", Params=params, ExpiresIn=int(self._options.expires))
+                signed = self._there[id] = _Signed(str(url), now)
+            return signed.url
         except errors() as error:
             raise translate(error, doing="store a claim check", where=f"s3://{bucket}/{key}") from error
 

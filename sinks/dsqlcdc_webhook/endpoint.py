@@ -35,6 +35,11 @@ class Endpoint:
         """Seconds until anything may be sent; 0 where something may."""
         return max(self._breaker.wait, self._quiet_until - _now(), 0.0)
 
+    @property
+    def circuit(self) -> str:
+        """See Breaker.state."""
+        return self._breaker.state
+
     def limit(self) -> int:
         """Requests that may be under way just now."""
         if self.stop is not None or (self._quiet_until and self.wait > 0):

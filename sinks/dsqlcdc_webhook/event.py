@@ -23,7 +23,7 @@ _encode = msgspec.json.Encoder().encode
 _decode_key = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-class _Data(msgspec.Struct, gc=False):
+class _Data(msgspec.Struct, gc=False, omit_defaults=True):
     op: str
     schema: str
     table: str
@@ -31,6 +31,7 @@ class _Data(msgspec.Struct, gc=False):
     row: msgspec.Raw | None
     version: str
     transaction: str
+    late: bool = False
 
 
 class _Attributes(msgspec.Struct, gc=False):
@@ -101,7 +102,16 @@ def _attributes(change: Change) -> tuple[str, str, str, str, str, str, str, str]
 
 def _data(change: Change) -> _Data:
     table = change.table
-    return _Data(_WORDS[change.op], table.schema, table.name, change.key_image, change.image, str(change.version), change.transaction)
+    return _Data(
+        _WORDS[change.op],
+        table.schema,
+        table.name,
+        change.key_image,
+        change.image,
+        str(change.version),
+        change.transaction,
+        change.late,
+    )
 
 
 def subject(change: Change) -> str:

@@ -13,6 +13,7 @@ from dsqlcdc_webhook.batch import Failure, Unclear, batch_body, batch_id, failur
 from dsqlcdc_webhook.claim import ROOM, Claims, secrets_of
 from dsqlcdc_webhook.endpoint import Endpoint
 from dsqlcdc_webhook.event import BATCH, data
+from dsqlcdc_webhook.named import NAMED_FOR, Named
 from dsqlcdc_webhook.options import Options
 from dsqlcdc_webhook.parcel import FORMS, Format, Parcel, claimed
 from dsqlcdc_webhook.post import NoAnswer, Post
@@ -29,30 +30,40 @@ Said = Sequence[Setback | None]
 
 
 class Requests:
-    """All requests of one sink's life. `clock` is the wall clock in seconds, for the signatures."""
+    """All requests of one sink's life. `clock` is the wall clock in seconds, for the signatures. `strict`: one at a time, in the order given."""
 
-    def __init__(self, options: Options, endpoint: Endpoint, post: Post, claims: Claims | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, options: Options, endpoint: Endpoint, post: Post, claims: Claims | None, clock: Callable[[], float], *, strict: bool = False
+    ) -> None:
+        self._strict = strict
         self._endpoint, self._post, self._claims, self._clock = endpoint, post, claims, clock
         self._format: Format = options.format
         self._form = FORMS[options.format]
         self._above = options.claim_check.above if options.claim_check is not None else None
         self._batch = options.batch
         self._most_bytes = options.batch.max_bytes if options.batch is not None else 0
+        self._named = Named()
         self._sign = Signer([secret.get_secret_value() for secret in options.secrets]).sign
         self._hidden = [form for secret in (*options.secrets, *options.headers.values()) for form in _forms(secret)]
 
     def round(self, changes: Sequence[Change]) -> Round:
         """The sending of these changes."""
         if self._batch is None:
-            return Round(changes, partial(self._send, changes, None), self._endpoint.limit)
+            return Round(changes, partial(self._send, changes, None), self._endpoint.limit, strict=self._strict)
         made: dict[int, Parcel | Setback] = {}
         fits = partial(self._fits, changes, made)
-        return Round(changes, partial(self._send, changes, made), self._endpoint.limit, most=self._batch.max_items, fits=fits)
+        return Round(
+            changes, partial(self._send, changes, made), self._endpoint.limit, most=self._batch.max_items, fits=fits, strict=self._strict
+        )
 
     def _fits(self, changes: Sequence[Change], made: dict[int, Parcel | Setback], indices: Sequence[int]) -> int:
         sizes: list[int] = []
         total = 0
         for index in indices:
+            if self._named.goes_alone(changes[index].id):
+                if not sizes:
+                    return 1
+                break
             if index not in made:
                 made[index] = self._parcel(index, changes[index])
             sizes.append(self._size(made[index]))
@@ -109,7 +120,8 @@ class Requests:
         return claimed(parcel, self._format, dataref)
 
     async def _deliver(self, parcels: Sequence[Parcel]) -> Said:
-        if self._batch is None:
+        alone = self._batch is not None and len(parcels) == 1 and self._named.goes_alone(parcels[0].change.id)
+        if self._batch is None or alone:
             parcel = parcels[0]
             id, body, headers = parcel.change.id.hex(), parcel.body, parcel.headers
         else:
@@ -127,7 +139,7 @@ class Requests:
             return _all(parcels, Verdict.RETRY)
         sense = meaning(answer.status)
         if sense is Meaning.IN:
-            return self._in(parcels, answer, round, signature)
+            return self._in(parcels, answer, round, signature, alone)
         if sense is Meaning.RETRY:
             return self._later(parcels, answer, f"it answered {answer.status}", round)
         self._endpoint.answered()
@@ -139,11 +151,17 @@ class Requests:
             return _all(parcels, Verdict.RETRY)
         self._endpoint.judged([parcel.change.id for parcel in parcels])
         if sense is Meaning.DUPLICATE:
+            self._settled(parcels)
             return _all(parcels, Verdict.DUPLICATE)
         return await self._refused(parcels, answer, len(body), signature)
 
-    def _in(self, parcels: Sequence[Parcel], answer: Answer, round: int, signature: str) -> Said:
-        """A 2xx. An answer to a batch that may speak of failures and cannot be understood settles nothing."""
+    def _settled(self, parcels: Sequence[Parcel]) -> None:
+        for parcel in parcels:
+            self._named.over(parcel.change.id)
+
+    def _in(self, parcels: Sequence[Parcel], answer: Answer, round: int, signature: str, alone: bool) -> Said:
+        """A 2xx. An answer to a batch that may speak of failures and cannot be understood settles nothing. `alone`: this was no batch but a
+        single event, which had been named in batches too often."""
         failed: Mapping[str, Failure] = {}
         if self._batch is not None:
             try:
@@ -153,14 +171,22 @@ class Requests:
         self._endpoint.answered()
         self._endpoint.judged([parcel.change.id for parcel in parcels])
         if not failed:
+            self._settled(parcels)
             return (None,) * len(parcels)
-        return [self._item(parcel, failed.get(parcel.change.id.hex()), signature) for parcel in parcels]
+        return [self._item(parcel, failed.get(parcel.change.id.hex()), signature, alone) for parcel in parcels]
 
-    def _item(self, parcel: Parcel, failure: Failure | None, signature: str) -> Setback | None:
+    def _item(self, parcel: Parcel, failure: Failure | None, signature: str, alone: bool) -> Setback | None:
         """One event of a batch. A status that closes the endpoint means this record here: others went in."""
+        if failure is not None and failure.status is None and not alone:
+            self._named.again(parcel.change.id)
+        else:
+            self._settled([parcel])
         if failure is None:
             return None
         reason = "" if failure.reason is None else self._shown(str(failure.reason).encode("utf-8", "replace"), [parcel], signature)
+        if failure.status is None and alone:
+            detail = f"the receiver named this event as failed for {NAMED_FOR:.0f} s, then alone too, and never said a status: {reason}"
+            return Setback(parcel.index, Verdict.DEAD, "refused", detail)
         if failure.status is None:
             return Setback(parcel.index, Verdict.RETRY, "failed", reason or "it was named among the failures")
         sense = meaning(failure.status)
@@ -193,6 +219,7 @@ class Requests:
         if large and self._claims is not None and not parcel.dataref:
             smaller = await self._claim(parcel)
             return [smaller] if isinstance(smaller, Setback) else await self._deliver([smaller])
+        self._settled(parcels)
         detail = f"the receiver answered {answer.status}: {self._shown(answer.text, parcels, signature)}"
         return _all(parcels, Verdict.DEAD, dead_code(answer.status), detail)
 

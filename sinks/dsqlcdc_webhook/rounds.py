@@ -17,7 +17,8 @@ class Round:
     """Sends the changes of a batch. `limit` says how many requests may be under way just now, 0: no more are begun.
 
     A request holds up to `most` changes, each of another row: so whatever becomes of one, none of its row was sent behind it. `fits` says
-    how many of the first of those it is given go together, at least one.
+    how many of the first of those it is given go together, at least one. `strict`: all changes as if of one row, so one
+    request at a time, in order.
     """
 
     def __init__(
@@ -28,9 +29,10 @@ class Round:
         *,
         most: int = 1,
         fits: Callable[[Sequence[int]], int] = len,
+        strict: bool = False,
     ) -> None:
         self._send, self._limit, self._most, self._fits = send, limit, most, fits
-        self._rows = _rows(changes)
+        self._rows = [deque(range(len(changes)))] if strict else _rows(changes)
         self._ready = deque(self._rows)
         self._active = 0
         self.settled = 0

@@ -55,6 +55,7 @@ class WebhookSink(Sink):
         self._make_post, self._make_claims = post or self._http, claims or self._s3
         self._aws = Aws(region=context.region, profile=context.profile, endpoint_url=context.endpoint_url)
         self._clock = clock
+        self._strict = context.order == "commit"
         self._endpoint = Endpoint(self._where, options.concurrency, clock)
         self._tls: ssl.SSLContext | None = None
         self._requests: Requests | None = None
@@ -77,7 +78,7 @@ class WebhookSink(Sink):
             stack.push_async_callback(post.close)
             claims = await stack.enter_async_context(self._make_claims()) if self._options.claim_check is not None else None
             self._stack = stack.pop_all()
-        self._requests = Requests(self._options, self._endpoint, post, claims, self._clock)
+        self._requests = Requests(self._options, self._endpoint, post, claims, self._clock, strict=self._strict)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -117,6 +118,9 @@ class WebhookSink(Sink):
             why = f"{', '.join(map(str, faulty))}: {error}"
             raise Misconfigured(what, where=self._where, why=why, run=run, code="E142") from error
         return context
+
+    def circuit(self) -> str:
+        return self._endpoint.circuit
 
     async def probe(self) -> bool:
         """Resolve, judge the address, connect and shake hands: no event is sent."""

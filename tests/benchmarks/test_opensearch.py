@@ -71,8 +71,8 @@ async def measured(what: Callable[[], Awaitable[None]]) -> Cost:
 
 
 @asynccontextmanager
-async def opened(node: Node, prefix: str) -> AsyncGenerator[OpenSearchSink, None]:
-    options = Options.model_validate({"url": node.url, "index_prefix": prefix, "purge": "off", "settings": {"replicas": 0}})
+async def opened(node: Node, prefix: str, mode: str = "external") -> AsyncGenerator[OpenSearchSink, None]:
+    options = Options.model_validate({"url": node.url, "index_prefix": prefix, "purge": "off", "settings": {"replicas": 0}, "mode": mode})
     async with OpenSearchSink(options, Context("p", "search")) as sink:
         await sink.resume(Resume("p", "search", b"", 0.0, tuple))
         yield sink
@@ -151,6 +151,24 @@ async def test_a_tombstone_costs_no_more_than_a_document(node: Node) -> None:
     )
     assert statistics.median(b.rate / a.rate for a, b in found) <= 1.0
     assert statistics.median(a.cpu / b.cpu for a, b in found) <= 1.0
+
+
+async def test_by_a_script_it_is_the_node_that_takes_longer(node: Node) -> None:
+    """The same rows by a script and by external versions: the node reads each document first. Our own part costs about the same."""
+    found: list[tuple[Cost, Cost]] = []
+    async with opened(node, "bench-scripted-", "scripted") as scripted, opened(node, "bench-external-") as external:
+        for round in range(ROUNDS + 1):
+            rows = changes(round + 1)
+            costs = [await measured(lambda sink=sink, rows=rows: ours(sink, rows)) for sink in (scripted, external)]  # type: ignore[misc]
+            found.append((costs[0], costs[1]))
+    found = found[1:]
+    harness.table(
+        "documents by a script against external versions",
+        [(f"{a.rate:.0f}", f"{b.rate:.0f}", f"{a.rate / b.rate:.2f}", f"{a.cpu:.1f}", f"{b.cpu:.1f}") for a, b in found],
+        ("by a script/s", "by external versions/s", "ratio", "our CPU s/million", "external"),
+    )
+    assert statistics.median(a.rate / b.rate for a, b in found) >= 0.1
+    assert statistics.median(a.cpu / b.cpu for a, b in found) <= 1.5
 
 
 def test_a_node_that_is_away_does_not_fill_the_memory(tmp_path: Path, node: Node) -> None:

@@ -6,20 +6,25 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import botocore
 import msgspec
 import pytest
+from botocore.loaders import Loader
 
 from dsqlcdc.cli.app import invoke
 from dsqlcdc.core.ports import Commit, DeadLetter, Gap, Name
 from dsqlcdc.core.records import END, Mark, Position
 from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
+from dsqlcdc.testing.local import LocalAws
 
 STREAM = "orders-cdc@1700000000"
+LOADER = Loader(extra_search_paths=[str(Path(botocore.__file__).parent / "data")])
+"""One for all clients: parsing the API models is what takes time."""
 
 
 class Answer(msgspec.Struct):
@@ -118,3 +123,24 @@ def squeezed(text: str) -> str:
 def project(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setenv("NO_COLOR", "1")
     return Project(tmp_path, capsys)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LocalAws]:
+    with LocalAws(delay=0.05) as aws:
+        yield aws
+
+
+@pytest.fixture
+def empty(server: LocalAws, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An ACTIVE cluster in an account that holds nothing of ours; commands find their way there by the environment."""
+    for name, value in server.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.setattr("botocore.loaders.create_loader", _one_loader)
+    yield server.pipe("unrelated").cluster
+    server.reset()
+
+
+def _one_loader(search_path_string: str | None = None) -> Loader:
+    return LOADER

@@ -64,7 +64,7 @@ def test_the_usage_line_is_golden(project: Project, words: list[str], usage: str
 
 def test_the_list_of_commands_is_golden(project: Project) -> None:
     lines = project.run().out.partition("Commands:\n")[2].splitlines()
-    names = ["run", "config", "status", "doctor", "dead", "gaps", "tail", "checkpoint", "stream", "opensearch", "demo", "local"]
+    names = ["init", "run", "config", "status", "doctor", "dead", "gaps", "tail", "checkpoint", "stream", "opensearch", "demo", "local"]
     assert [line.split()[0] for line in lines] == names
 
 

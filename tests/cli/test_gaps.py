@@ -129,7 +129,7 @@ def test_the_first_ctrl_c_at_a_question_ends_the_command_with_nothing_done(proje
 
     project.gap("g1")
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("typer.confirm", interrupted)
+    monkeypatch.setattr("dsqlcdc.cli.selection.agreed", interrupted)
     before = signal.getsignal(signal.SIGINT)
     assert project.run("gaps", "ack", "g1", "CONFIG", "--reason", "seen").code == 130
     assert [gap.acked for gap in project.gaps()] == [""]

@@ -6,7 +6,8 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from dsqlcdc.testing.local import LocalAws
 from dsqlcdc.testing.opensearch import FakeOpenSearch, Reply, said, serving
+from dsqlcdc.testing.serverless import FakeCollection
 from dsqlcdc_opensearch.names import id_of
 
 from .conftest import Answer, Project
@@ -24,9 +26,10 @@ OLD, NEW = f"{ALIAS}-000001", f"{ALIAS}-000002"
 
 
 @pytest.fixture
-def engine() -> Iterator[tuple[FakeOpenSearch, str]]:
-    """The model, served in a thread of its own; its URL."""
-    model, ready, ending = FakeOpenSearch(time.monotonic), threading.Event(), asyncio.Event()
+def engine(request: pytest.FixtureRequest) -> Iterator[tuple[FakeOpenSearch, str]]:
+    """The model (or what the parameter makes), served in a thread of its own; its URL."""
+    make: Callable[[Callable[[], float]], FakeOpenSearch] = getattr(request, "param", FakeOpenSearch)
+    model, ready, ending = make(time.monotonic), threading.Event(), asyncio.Event()
     url: list[str] = []
 
     async def serve() -> None:
@@ -192,7 +195,7 @@ def test_cut_off_anywhere_the_alias_stays_right_and_the_same_command_goes_on(sou
             search.deliver(3)
             assert search.right
             assert search.owned == list(search.model.aliases[ALIAS]), "somebody would purge what was replaced"
-    assert stopped > 5
+    assert stopped > 4
 
 
 def test_a_row_that_does_not_fit_ends_it_and_leaves_the_old_one_in_use(search: Search) -> None:
@@ -207,6 +210,38 @@ def test_a_row_that_does_not_fit_ends_it_and_leaves_the_old_one_in_use(search: S
     assert search.rebuild("--anew").code == 0
     search.deliver()
     assert search.right
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [partial(FakeCollection, young=0.0)], indirect=True)
+def test_in_a_collection_too_and_of_what_it_refuses_nothing_is_asked(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("options.SEND_WITHIN", "rebuild.SEARCHABLE"):  # what a collection and its writers are waited for
+        monkeypatch.setattr(f"dsqlcdc_opensearch.{limit}", 0.0)
+    given = {"profile": "serverless", "sign": {}, "timeout": "1s", "grace": "2s"}
+    search.configure(**given)
+    refused: list[str] = []
+
+    def after(method: str, path: str, reply: Reply) -> Reply:
+        if any(word in reply.body for word in (b"404 Not Found", b"unrecognized parameter", b"unknown setting")):
+            refused.append(f"{method} {path}")
+        return reply
+
+    search.model.after = after
+    search.deliver()
+    assert search.right
+    (search.directory / "orders.json").write_text(json.dumps({"properties": {"customer": {"type": "keyword"}}}))
+    search.configure(**given, mappings={TABLE: "orders.json"})
+    done = search.rebuild()
+    assert done.code == 0, done.err
+    assert done.json["index"] == NEW
+    assert search.right
+    search.deliver()
+    assert search.right
+    assert "customer" in search.model.indexes[NEW].properties
+    assert search.model.indexes[OLD].documents.keys() <= search.model.indexes[NEW].documents.keys()
+    assert refused == []
+    assert isinstance(search.model, FakeCollection)
+    assert search.model.unsigned == []
 
 
 def test_what_no_longer_fits_the_row_model_is_a_dead_letter_and_said(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,12 +46,12 @@ def running(**changes: Any) -> Status:
 
 
 @contextmanager
-def daemon(project: Project, *statuses: Status) -> Iterator[None]:
+def daemon(project: Project, *statuses: Status, token: str = "") -> Iterator[None]:
     """The http server of a running process, in a thread, and a config that names it."""
     stop, ready, url = threading.Event(), threading.Event(), [""]
 
     async def serving() -> None:
-        async with serve("127.0.0.1:0", lambda: statuses) as url[0]:
+        async with serve("127.0.0.1:0", lambda: statuses, token=token) as url[0]:
             ready.set()
             await asyncio.to_thread(stop.wait)
 
@@ -59,7 +59,8 @@ def daemon(project: Project, *statuses: Status) -> Iterator[None]:
     thread.start()
     try:
         assert ready.wait(10)
-        project.write(f"http: {{listen: '{url[0].removeprefix('http://')}'}}\n")
+        shown = f", token: '{token}'" if token else ""
+        project.write(f"http: {{listen: '{url[0].removeprefix('http://')}'{shown}}}\n")
         yield
     finally:
         stop.set()
@@ -116,7 +117,17 @@ def test_a_sink_that_left_the_config_and_a_stream_made_anew_are_shown(project: P
     project.commit({"a": after("2", ago(5))}, stream="orders-cdc@1800000000")
     answer = project.run("status", "CONFIG")
     assert "old (not in the config)" in answer.out
-    assert answer.err == "lake has checkpoints of 2 streams: a stream re-created under its name starts anew.\n"
+    [lake] = [line for line in squeezed(answer.out).splitlines() if line.startswith("lake ")]
+    assert lake.startswith("lake a 2 "), "of the stream that lives, and not of the one that was deleted"
+    assert answer.err.startswith(f"lake has checkpoints of other streams too ({STREAM}): ")
+    told = project.run("status", "CONFIG", "--json").json["sinks"]["lake"]
+    assert ([one["stream"] for one in told["streams"]], told["earlier"]) == (["orders-cdc@1800000000"], [STREAM])
+
+
+def test_a_stream_of_another_name_is_not_the_one_that_is_read_now(project: Project) -> None:
+    project.commit({"a": after("1", ago(5))}, stream="another@1800000000")
+    told = project.run("status", "CONFIG", "--json").json["sinks"]["lake"]
+    assert (told["streams"], told["earlier"]) == ([], ["another@1800000000"])
 
 
 def test_what_a_running_process_says_is_added(project: Project) -> None:
@@ -134,6 +145,11 @@ def test_what_a_running_process_says_is_added(project: Project) -> None:
 def test_another_pipeline_at_that_address_is_not_ours(project: Project) -> None:
     with daemon(project, running(pipeline="other")):
         assert project.run("status", "CONFIG", "--json").json["running"] is None
+
+
+def test_a_running_process_that_asks_for_a_token_is_shown_the_one_of_the_config(project: Project) -> None:
+    with daemon(project, running(), token="correct horse battery"):
+        assert project.run("status", "CONFIG", "--json").json["sinks"]["lake"]["running"]["read"] == 110
 
 
 def test_nobody_at_that_address_is_no_error(project: Project) -> None:

@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import botocore
 import pytest
-from botocore.loaders import Loader
 
 from dsqlcdc.testing.local import LocalAws
 
 from .conftest import Answer, Project
 
-LOADER = Loader(extra_search_paths=[str(Path(botocore.__file__).parent / "data")])
-
-
-def one_loader(search_path_string: str | None = None) -> Loader:
-    return LOADER
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[LocalAws]:
-    with LocalAws(delay=0.05) as aws:
-        yield aws
-
 
 @pytest.fixture
-def cluster(server: LocalAws, project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def cluster(empty: str, project: Project) -> str:
     """An ACTIVE cluster in an otherwise empty account, and a config for it."""
-    for name, value in server.environ.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    monkeypatch.setattr("botocore.loaders.create_loader", one_loader)
-    made = server.pipe("unrelated").cluster
-    project.write(f"stream: {{cluster: {made}, tags: {{team: shop}}}}\n")
-    yield made
-    server.reset()
+    project.write(f"stream: {{cluster: {empty}, tags: {{team: shop}}}}\n")
+    return empty
 
 
 def changed(answer: Answer) -> list[tuple[str, str]]:
@@ -160,6 +138,8 @@ def test_an_obstacle_is_told_by_plan_and_apply(project: Project, server: LocalAw
     server.control("cdc", cluster=cluster, status="IDLE")
     planned = project.run("stream", "plan", "CONFIG", "--json")
     assert (planned.code, planned.json["obstacle"]["code"]) == (1, "DSQLCDC-E172")
+    shown = project.run("stream", "plan", "CONFIG")
+    assert (shown.code, "stream apply" in shown.err, "psql" in shown.err) == (1, False, True)
     applied = project.run("stream", "apply", "CONFIG", "--yes")
     assert (applied.code, "psql" in applied.err) == (1, True)
 

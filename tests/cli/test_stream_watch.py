@@ -7,42 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
-import botocore
 import pytest
-from botocore.loaders import Loader
 
 from dsqlcdc.testing.local import LocalAws
 
 from .conftest import Project
 
-LOADER = Loader(extra_search_paths=[str(Path(botocore.__file__).parent / "data")])
-
-
-def one_loader(search_path_string: str | None = None) -> Loader:
-    return LOADER
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[LocalAws]:
-    with LocalAws(delay=0.05) as aws:
-        yield aws
-
 
 @pytest.fixture
-def cluster(server: LocalAws, project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def cluster(empty: str, project: Project) -> str:
     """A cluster with an ACTIVE CDC stream that `apply` made."""
-    for name, value in server.environ.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    monkeypatch.setattr("botocore.loaders.create_loader", one_loader)
-    made = server.pipe("unrelated").cluster
-    project.write(block(made))
+    project.write(block(empty))
     assert project.run("stream", "apply", "CONFIG", "--yes").code == 0
-    yield made
-    server.reset()
+    return empty
 
 
 def block(cluster: str, more: str = "") -> str:
@@ -70,7 +48,13 @@ def test_one_that_is_broken_exits_1_and_the_remedy_is_told(project: Project, ser
     assert answer.code == 1
     [remedy] = [event["after"] for event in answer.jsons if event["event"] == "remedy"]
     assert (remedy["error"], remedy["can_apply"], remedy["policy"]) == ("ROLE_ACCESS_DENIED", True, "explain")
-    assert remedy == project.run("stream", "status", "CONFIG", "--json").json["remedy"]
+    told = project.run("stream", "status", "CONFIG", "--json").json["remedy"]
+    for name in (
+        "since",
+        "kept_until",
+    ):  # a watch knows by its lag when the oldest change was committed, before the service gave its reason
+        assert remedy.pop(name) <= told.pop(name)
+    assert remedy == told
     talk = project.run("stream", "watch", "CONFIG", "--once")
     assert "aws iam update-assume-role-policy" in talk.err
 
@@ -117,3 +101,17 @@ def test_it_ends_when_interrupted(project: Project, cluster: str, number: signal
         process.send_signal(number)
         process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+def test_remedies_with_a_state_that_no_other_process_sees_are_warned_of_at_start_and_by_lint(project: Project, cluster: str) -> None:
+    project.write(block(cluster, "  remedies: {default: apply}\n") + "state: {type: memory}\n")
+    watched = project.run("stream", "watch", "CONFIG", "--once")
+    assert (watched.code, watched.err.startswith("warning: DSQLCDC-E045 two processes")) == (0, True)
+    linted = project.run("config", "lint", "CONFIG")
+    assert (linted.code, linted.out.startswith("warning: DSQLCDC-E045"), linted.err.endswith("no mistakes, 1 warning.\n")) == (
+        0,
+        True,
+        True,
+    )
+    told = project.run("config", "lint", "CONFIG", "--json").json
+    assert (told["ok"], [one["severity"] for one in told["findings"]]) == (True, ["warning"])

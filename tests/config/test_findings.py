@@ -44,6 +44,8 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
         HOOK + "claim_check: {bucket: abc, expires: 400h}}\n",
         [("E013", 5, 41, "at most 168h. Write expires: 168h")],
     ),
+    ("a short token", BASE + "http: {listen: '127.0.0.1:1', token: hunter2}\n", [("E013", 4, 38, "at least 16 characters")]),
+    ("a host with a port", BASE + "http: {listen: '127.0.0.1:1', hosts: ['a.b:80']}\n", [("E013", 4, 39, "without a port")]),
     (
         "a hasty takeover",
         BASE + "state: {type: dynamodb, table: cdc, takeover: 10ms}\nfragments: {type: memory}\n",
@@ -67,7 +69,7 @@ BAD: list[tuple[str, str, list[tuple[str, int, int, str]]]] = [
         [("E022", 5, 5, "readers")],
     ),
     ("a key masked", TOP + "tables: {a.b: {key: [c]}}\nsinks: {x: {type: drop, exclude: {'a.*': [c]}}}\n", [("E039", 4, 12, "which row")]),
-    ("commit order", TOP + "sinks: {x: {type: drop, order: commit}}\n", [("E009", 3, 32, "unique or latest")]),
+    ("held back for nothing", TOP + "sinks: {x: {type: drop, hold_back: 1m}}\n", [("E048", 3, 25, "order: commit")]),
     ("unknown key", BASE + "sink: {}\n", [("E010", 4, 1, "Did you mean 'sinks'?")]),
     ("unknown key within", BASE.replace("orders}", "orders, latenes: 5m}"), [("E010", 2, 26, "Did you mean 'lateness'?")]),
     ("unknown key in a union", BASE + "state: {type: sqlite, pth: x}\n", [("E010", 4, 23, "Did you mean 'path'?")]),

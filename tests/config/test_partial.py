@@ -52,6 +52,7 @@ def test_what_is_sound_there_is_sound_here(tmp_path: Path) -> None:
         ("fragments: {type: s3, bucket: my-lake}\n", "", ("E456", 1)),
         ("dead_letters: {type: s3, bucket: my-lake}", "dead_letters: {path: letters}", ("E457", 5)),
         ("bucket: my-lake}\ndead", "bucket: my-lake, start: latest}\ndead", ("E460", 4)),
+        ("bucket: my-lake}\ndead", "bucket: my-lake, order: commit, hold_back: 1m}\ndead", ("E459", 4)),
     ],
 )
 def test_what_the_daemon_takes_and_lambda_cannot_is_found_where_it_stands(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsqlcdc.assemble import desired_of
-from dsqlcdc.config import load
+from dsqlcdc.config import load, look
 
 from .conftest import BASE, Lint
 
@@ -77,3 +77,15 @@ def test_what_is_not_said_is_what_a_cdc_stream_needs(write: Callable[[str], Path
     )
     named = desired_of(load(write(block("role: {name: r}, kinesis: {mode: on_demand}")), {}))
     assert (named.role, named.role_named, named.target.mode_named) == ("r", True, True)
+
+
+@pytest.mark.parametrize(
+    ("remedies", "state", "told"),
+    [("default: apply", "memory", True), ("default: explain", "memory", False), ("default: apply", "sqlite", False)],
+)
+def test_remedies_that_two_processes_could_both_apply_are_a_warning(remedies: str, state: str, told: bool, tmp_path: Path) -> None:
+    path = tmp_path / "dsqlcdc.yaml"
+    path.write_text(f"{block(f'remedies: {{{remedies}}}')}state: {{type: {state}}}\n", encoding="utf-8")
+    mistakes, warnings = look(path, {})
+    assert (mistakes, [one.code for one in warnings]) == ([], ["E045"] * told)
+    assert len(load(path, {}).remarks) == told

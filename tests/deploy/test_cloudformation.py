@@ -92,13 +92,14 @@ def test_the_kinesis_stream_takes_the_largest_record_and_outlives_the_stack() ->
     assert (made["DeletionPolicy"], made["UpdateReplacePolicy"]) == ("Retain", "Retain")
 
 
-def test_the_custom_resource_gives_what_its_handler_asks_for_and_waits_longer_than_it() -> None:
+def test_the_custom_resource_gives_what_its_handler_asks_for_and_waits_for_two_invocations() -> None:
     from dsqlcdc.hosts import cfn
 
     found = resources("stream")
     properties = found["CdcStream"]["Properties"]
     assert set(cfn.REQUIRED) <= properties.keys() <= {*cfn.REQUIRED, *cfn.OPTIONAL, *cfn.OF_CLOUDFORMATION}
-    assert properties["ServiceTimeout"] > found["Function"]["Properties"]["Timeout"]
+    assert properties["ServiceTimeout"] > 2 * found["Function"]["Properties"]["Timeout"] + 60  # the minute that Lambda waits between them
+    assert found["Repeats"]["Properties"]["MaximumRetryAttempts"] > 0
 
 
 def test_the_custom_resources_function_may_do_what_it_calls() -> None:
@@ -193,9 +194,14 @@ def test_every_handler_is_there(name: str) -> None:
 @pytest.mark.timeout(600)
 def test_the_package_runs_by_itself_and_fits(tmp_path: Path) -> None:
     """Unpacked, as Lambda does, with a Python that has nothing else."""
-    made = tmp_path / "dsqlcdc.zip"
+    made, config = tmp_path / "dsqlcdc.zip", tmp_path / "orders.yaml"
+    place = "{type: s3, bucket: lake}"
+    config.write_text(f"pipeline: p\nsource: {{stream: orders}}\nsinks: {{lake: {place}}}\ndead_letters: {place}\nfragments: {place}\n")
     done = subprocess.run(
-        [sys.executable, ROOT / "deploy" / "lambda" / "build.py", "--out", made], capture_output=True, text=True, check=False
+        [sys.executable, ROOT / "deploy" / "lambda" / "build.py", "--out", made, "--add", config],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode and UNREACHABLE.search(done.stderr):
         pytest.skip("NOT RUN: no package index can be reached from here, so the package was not built")
@@ -207,7 +213,10 @@ def test_the_package_runs_by_itself_and_fits(tmp_path: Path) -> None:
     script = f"""
 import sys
 sys.path[:0] = [{str(folder)!r}]
-import dsqlcdc.hosts.cfn, dsqlcdc.hosts.aws_lambda, botocore.session
+import asyncio
+import dsqlcdc.hosts.cfn, dsqlcdc.hosts.aws_lambda, dsqlcdc.hosts.lambda_config, botocore.session
+config = asyncio.run(dsqlcdc.hosts.lambda_config.load_config({{"DSQLCDC_CONFIG": "orders.yaml", "LAMBDA_TASK_ROOT": {str(folder)!r}}}))
+assert list(config.sinks) == ["lake"]
 assert callable(dsqlcdc.hosts.cfn.handler) and dsqlcdc.__file__.startswith({str(folder)!r})
 services = ("dsql", "kinesis", "s3", "dynamodb", "sts", "iam", "kms", "ssm")
 session = botocore.session.get_session()

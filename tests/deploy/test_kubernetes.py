@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from dsqlcdc.config import lint, load
@@ -65,6 +68,29 @@ def test_every_file_of_the_kustomizations_is_there_and_every_file_is_named() -> 
         named += [file for generator in made.get("configMapGenerator", ()) for file in generator["files"]]
         assert [name for name in named if not (folder / name).exists()] == []
         assert {path.name for path in folder.glob("*.yaml")} == {name for name in named if name.endswith(".yaml")} | {"kustomization.yaml"}
+
+
+def builder() -> list[str]:
+    for command in (["kustomize", "build"], ["kubectl", "kustomize"]):
+        if shutil.which(command[0]):
+            return command
+    pytest.skip("NOT RUN: there is neither kustomize nor kubectl, so the overlay was not built")
+
+
+def test_the_overlay_builds_and_the_pod_gets_what_it_says() -> None:
+    said = subprocess.run([*builder(), str(OVERLAY)], capture_output=True, text=True, check=True)
+    made = {one["kind"]: one for one in yaml.safe_load_all(said.stdout)}
+    assert made.keys() == {"ServiceAccount", "ConfigMap", "Service", "Deployment", "PodDisruptionBudget"}
+    assert {one["metadata"]["namespace"] for one in made.values()} == {"dsqlcdc"}
+    assert made["ConfigMap"]["data"]["config.yaml"] == (OVERLAY / "config.yaml").read_text(encoding="utf-8")
+    spec = made["Deployment"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    image = read(OVERLAY / "kustomization.yaml")["images"][0]
+    assert container["image"] == f"{image['newName']}:{image['newTag']}"
+    # Named by its content: another config is another pod.
+    assert made["ConfigMap"]["metadata"]["name"] in [volume["configMap"]["name"] for volume in spec["volumes"] if "configMap" in volume]
+    assert "AWS_REGION" in {variable["name"] for variable in container["env"]}
+    assert "eks.amazonaws.com/role-arn" in made["ServiceAccount"]["metadata"]["annotations"]
 
 
 def test_a_selector_finds_the_pods() -> None:

@@ -28,6 +28,9 @@ VALUES = {
     "TABLE": "dsqlcdc",
     "STREAM_KEY_ARN": "arn:aws:kms:us-east-1:123456789012:key/stream",
     "CLUSTER_KEY_ARN": "arn:aws:kms:us-east-1:123456789012:key/cluster",
+    "DIGEST_BUCKET": "my-digests",
+    "DIGEST_KEY_ARN": "arn:aws:kms:us-east-1:123456789012:key/digests",
+    "DIGEST_ROLE_ARN": "arn:aws:iam::123456789012:role/orders-cdc-digests",
     "BUCKET_KEY_ARN": "arn:aws:kms:us-east-1:123456789012:key/bucket",
 }
 """A value for each placeholder of the policies."""
@@ -139,7 +142,13 @@ def waits_for(service: str, waiter: str) -> str:
 def action(service: str, operation: str) -> str:
     """The IAM action of an operation. S3 names some of its actions otherwise; a transaction of puts takes what each put takes."""
     other = {
-        "s3": {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject", "HeadBucket": "ListBucket"},
+        "s3": {
+            "ListObjectsV2": "ListBucket",
+            "HeadObject": "GetObject",
+            "HeadBucket": "ListBucket",
+            "ListObjectVersions": "ListBucketVersions",
+            "GetObjectLockConfiguration": "GetBucketObjectLockConfiguration",
+        },
         "dynamodb": {"TransactWriteItems": "PutItem"},
     }
     return f"{service}:{other.get(service, {}).get(operation, operation)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import random
@@ -125,6 +126,9 @@ async def test_the_queries_say_what_the_database_says(local_aws: LocalAws, tmp_p
             (words[c.sent_op], c.row if c.op != "d" else None) for c in sorted(changes, key=lambda c: c.version) if c.key == busiest
         ]
         assert len(history) > 1
+
+        days = _ask(database, "daily.sql", "sum(inserted), sum(updated), sum(deleted)")
+        assert days == [tuple(sum(change.sent_op == op for change in changes) for op in "cud")]
 
 
 def _ask(database: duckdb.DuckDBPyConnection, name: str, columns: str) -> list[Any]:
@@ -258,7 +262,11 @@ def test_every_example_config_has_no_mistake(installed: Path, monkeypatch: pytes
         "PREFIX": "cdc/",
         "SEARCH_URL": "http://127.0.0.1:9200",
         "CLUSTER": "a" * 26,
+        "HOOK_SECRET": f"whsec_{base64.b64encode(bytes(32)).decode()}",
+        "MASK_KEY": "0123456789abcdef",
+        "ALERT_URL": "https://alerts.example/",
+        "ALERT_SECRET": f"whsec_{base64.b64encode(bytes(32)).decode()}",
     }
     paths = sorted(EXAMPLES.rglob("*.yaml"))
-    assert len(paths) == 4
+    assert len(paths) == 7
     assert {str(path): [str(f) for f in config_module.lint(path, values)] for path in paths} == {str(path): [] for path in paths}

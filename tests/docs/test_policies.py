@@ -11,7 +11,7 @@ import pytest
 
 from dsqlcdc.streams.policies import trust_policy, write_policy
 from dsqlcdc_s3.aws_objects import policy as sink_policy
-from dsqlcdc_s3.options import Options
+from dsqlcdc_s3.options import ObjectLock, Options
 from dsqlcdc_webhook.options import ClaimCheck
 
 from .reading import POLICIES, ROOT, VALUES, action, actions, aws_commands, blocks, operation, policy, statements
@@ -24,10 +24,18 @@ STATE = {
     "dsqlcdc/stores/s3_objects.py": "s3",
 }
 CLAIMS = {"sinks/dsqlcdc_webhook/claim.py": "s3"}
-MANAGER = tuple(f"dsqlcdc/streams/{name}.py" for name in ("clients", "observe", "target", "role", "cdc"))
+MANAGER = tuple(f"dsqlcdc/streams/{name}.py" for name in ("clients", "observe", "target", "role", "cdc", "lag"))
 """Their calls are recorded in real runs: tests/streams/test_rights.py."""
 DOCTOR = ("dsqlcdc/doctor/reading.py", "dsqlcdc/doctor/place.py")
 """What it calls beside what the stream manager and the consumer call."""
+INIT = ("dsqlcdc/hosts/inventory.py",)
+"""What `init --ask-aws` lists."""
+LAKE = ("dsqlcdc/hosts/lake_store.py",)
+DIGESTS = {"sinks/dsqlcdc_s3/signing.py": "kms", "dsqlcdc/aws.py": "sts"}
+AUDIT = ("sinks/dsqlcdc_s3/audit/lake.py",)
+"""What `audit verify` calls; and as every reader of the lake, GetObject and ListBucket."""
+COMPACT = ("sinks/dsqlcdc_s3/compact.py",)
+"""What `audit compact` calls beside what the consumer calls."""
 LAMBDA = {
     "dsqlcdc/hosts/lambda_config.py": ("s3", "ssm"),
     "dsqlcdc/hosts/lambda_destination.py": ("s3",),
@@ -115,15 +123,49 @@ def test_the_doctor_may_do_what_it_calls_beside_and_nothing_more() -> None:
     assert actions(policy("doctor.json")) == called - WITHOUT_PERMISSION
 
 
+def test_who_reads_the_lake_may_do_what_it_calls_and_nothing_more() -> None:
+    called = {name for path in LAKE for name in operations(path, "s3")}
+    assert called == {"s3:GetObject", "s3:ListBucket"}
+    assert actions(policy("lake-read.json")) == called
+
+
+def test_compaction_may_do_what_it_calls_beside_and_nothing_more() -> None:
+    called = {name for path in COMPACT for name in operations(path, "s3")}
+    assert "s3:DeleteObject" in called
+    assert actions(policy("lake-compact.json")) == called
+
+
+def test_init_may_list_what_it_lists_and_nothing_more() -> None:
+    called = {name for path in INIT for name in operations(path)}
+    assert called == {"kinesis:ListStreams", "dsql:ListClusters"}
+    assert actions(policy("init.json")) == called
+
+
 def test_a_function_may_do_what_it_and_its_trigger_call_and_nothing_more() -> None:
     called = {name for path, services in LAMBDA.items() for service in services for name in operations(path, service)}
     assert {"ssm:GetParameter", "s3:DeleteObject"} <= called
     assert actions(policy("lambda.json")) == called | BY_THE_TRIGGER
 
 
+def test_the_writer_of_signed_digests_may_sign_and_take_its_role() -> None:
+    called = {name for path, service in DIGESTS.items() for name in operations(path, service)}
+    assert called == {"kms:GetPublicKey", "kms:Sign", "sts:AssumeRole"}
+    assert actions(policy("consumer-digests.json")) == called
+    assert actions(policy("digests-role.json")) == {"s3:PutObject", "s3:GetObject", "s3:ListBucket"}
+    asked = json.loads(sink_policy(Options(bucket="b", object_lock=ObjectLock(mode="COMPLIANCE", days=1))))
+    assert actions(policy("consumer-lock.json")) == {"s3:PutObjectRetention"} < set(asked[0]["Action"])
+
+
+def test_an_auditor_may_read_every_version_and_change_nothing() -> None:
+    called = {name for path in AUDIT for name in operations(path, "s3")}
+    assert called == {"s3:ListBucketVersions", "s3:GetObject"}
+    beside = {"s3:ListBucket", "s3:GetObjectRetention", "kms:GetPublicKey"}
+    assert actions(policy("audit.json")) == called | beside
+
+
 def test_no_other_module_calls_aws() -> None:
     """A new one must be given a policy: it fails here first."""
-    known = {*CONSUMER, *STATE, *CLAIMS, *MANAGER, *DOCTOR, *LAMBDA}
+    known = {*CONSUMER, *STATE, *CLAIMS, *MANAGER, *DOCTOR, *INIT, *LAMBDA, *LAKE, *COMPACT, *DIGESTS, *AUDIT}
     found = {path for path in modules() if any(_is_operation(*call) for call in calls((ROOT / path).read_text(encoding="utf-8")))}
     assert found == known
 
@@ -168,7 +210,11 @@ def test_no_policy_gives_a_resource_of_everything_but_where_aws_knows_no_other()
         for statement in statements(policy(path.name))
         if statement.get("Resource") == "*"
     }
-    assert wide == {("doctor.json", "SeeHowOftenReadsAreThrottled")}
+    assert wide == {
+        ("doctor.json", "SeeHowOftenReadsAreThrottled"),
+        ("init.json", "ListStreamsAndClusters"),
+        ("stream-watch.json", "SeeHowFarBehindItIs"),
+    }
 
 
 @pytest.mark.parametrize("path", sorted(POLICIES.glob("*.json")), ids=lambda path: path.name)

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 import dsqlcdc.columns
 from dsqlcdc.cli.app import COMMANDS
@@ -40,7 +41,7 @@ DOCUMENTS = [
 ]
 NAMES = {"AWS_REGION": "us-east-1", "STREAM": "orders-cdc", "BUCKET": "my-lake", "PREFIX": "cdc/", "CLUSTER": "a" * 26}
 """What the quick start exports and its config asks for."""
-LINES_AT_MOST = 390
+LINES_AT_MOST = 396
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -154,7 +155,7 @@ def _resolved(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_table_of_config_keys_is_the_schema() -> None:
-    common = ("tables", "ops", "order", "start", "mask", "exclude", "mask_key")
+    common = ("tables", "ops", "order", "hold_back", "start", "mask", "exclude", "mask_key")
     wanted: dict[str, str] = {}
     for key, default in config_keys().items():
         if re.fullmatch(rf"sinks\.NAME<\w+>\.({'|'.join(common)})", key):
@@ -181,9 +182,13 @@ def test_the_table_of_outcomes_is_the_enumeration() -> None:
     assert {named(word)[0] for word, _ in rows(README, "Outcomes")} == {outcome.value for outcome in Outcome}
 
 
-def test_the_table_of_metrics_is_the_code() -> None:
-    said = [(named(name)[0], kind, labels, meaning) for name, kind, labels, meaning in rows(REFERENCE, "Metrics")]
+def test_the_table_of_metrics_is_the_code_with_the_alerts_that_ask_for_each() -> None:
+    said = [(named(name)[0], kind, labels, meaning) for name, kind, labels, meaning, _ in rows(REFERENCE, "Metrics")]
     assert said == [(metric.name, metric.type, ", ".join(metric.labels) or "–", metric.meaning) for metric in METRICS]
+    (group,) = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    for name, *_, alerts in rows(REFERENCE, "Metrics"):
+        asking = [rule["alert"] for rule in group["rules"] if re.search(rf"\b{named(name)[0]}\b", rule["expr"])]
+        assert named(alerts) == asking, "run: python deploy/prometheus/table.py"
 
 
 def test_the_table_of_reasons_is_the_data_of_the_remedies() -> None:
@@ -281,6 +286,7 @@ def test_every_command_that_an_error_tells_people_to_run_exists() -> None:
         "checkpoint reset",
         *(f"stream {name}" for name in SUBCOMMANDS),
         "opensearch rebuild",
+        *(f"audit {name}" for name in ("compact", "ddl", "show", "transactions", "verify")),
     }
     assert found <= nested | COMMANDS.keys()
 

@@ -72,9 +72,15 @@ def test_a_stream_whose_target_is_gone_is_failed_and_not_for_fix(shop: Shop) -> 
     assert "FAILED" in found["KINESIS_STREAM_NOT_FOUND"]["what"]
     assert "--replace" in found["KINESIS_STREAM_NOT_FOUND"]["remedy"]
     assert found["KINESIS_STREAM_NOT_FOUND"]["fixable"] is False
-    assert {"E406", "E103"} <= found.keys()
-    assert (found["E406"]["fixable"], "--replace" in found["E406"]["remedy"]) == (False, True)
-    assert f"--stream-name {STREAM}" in found["E103"]["remedy"]
+    assert found.keys() == {"KINESIS_STREAM_NOT_FOUND"}, "one cause, one finding"
+    assert "DSQLCDC-E406" in found["KINESIS_STREAM_NOT_FOUND"]["why"]
+
+
+def test_a_kinesis_stream_that_is_gone_is_told_once_also_before_aws_has_noticed(shop: Shop) -> None:
+    shop.aws.rules(retry=3600.0)
+    shop.aws.cdc(shop.cluster, shop.stream_id(), impair="INTERNAL_ERROR")
+    shop.ask("kinesis", lambda kinesis: kinesis.delete_stream(StreamName=STREAM))
+    assert shop.findings("error").keys() == {"E406", "INTERNAL_ERROR"}
 
 
 def test_a_stream_that_is_being_made_is_an_error_without_a_reason(shop: Shop) -> None:
@@ -106,31 +112,47 @@ def test_a_trust_policy_that_names_the_cluster_is_named_as_that(shop: Shop) -> N
     shop.ask("iam", lambda iam: iam.update_assume_role_policy(RoleName=ROLE, PolicyDocument=trust))
     shop.aws.commit(cluster=shop.cluster, transactions=1)
     found = shop.findings("error")
-    assert found.keys() == {"E415", "ROLE_ACCESS_DENIED"}
-    assert f"cluster/{shop.cluster}/stream/*" in found["E415"]["remedy"]
-    assert "aws iam update-assume-role-policy" in found["E415"]["remedy"]
+    assert found.keys() == {"ROLE_ACCESS_DENIED"}, "one cause, one finding"
+    assert (found["ROLE_ACCESS_DENIED"]["severity"], found["ROLE_ACCESS_DENIED"]["fixable"]) == ("error", True)
+    assert "DSQLCDC-E415 the trust policy names the cluster" in found["ROLE_ACCESS_DENIED"]["why"]
+    assert f"cluster/{shop.cluster}/stream/*" in found["ROLE_ACCESS_DENIED"]["remedy"]
+    assert found["ROLE_ACCESS_DENIED"]["remedy"].count("aws iam update-assume-role-policy") == 1
 
 
 def test_a_role_that_may_not_write_is_named_with_the_policy_it_needs(shop: Shop) -> None:
     shop.ask("iam", lambda iam: iam.delete_role_policy(RoleName=ROLE, PolicyName=f"dsqlcdc-write-{STREAM}"))
     shop.aws.commit(cluster=shop.cluster, transactions=1)
     found = shop.findings("error")
-    assert found.keys() == {"E419", "KINESIS_ACCESS_DENIED"}
-    assert "kinesis:PutRecords" in found["E419"]["remedy"]
-    assert found["E419"]["remedy"].count("aws iam put-role-policy") == 1
+    assert found.keys() == {"KINESIS_ACCESS_DENIED"}
+    assert "DSQLCDC-E419" in found["KINESIS_ACCESS_DENIED"]["why"]
+    assert "kinesis:PutRecords" in found["KINESIS_ACCESS_DENIED"]["remedy"]
+    assert found["KINESIS_ACCESS_DENIED"]["remedy"].count("aws iam put-role-policy") == 1
 
 
 def test_a_missing_role_is_an_error(shop: Shop) -> None:
     shop.ask("iam", lambda iam: iam.delete_role_policy(RoleName=ROLE, PolicyName=f"dsqlcdc-write-{STREAM}"))
     shop.ask("iam", lambda iam: iam.delete_role(RoleName=ROLE))
     shop.aws.commit(cluster=shop.cluster, transactions=1)
-    assert shop.findings("error").keys() == {"E413", "ROLE_ACCESS_DENIED"}
+    found = shop.findings("error")
+    assert found.keys() == {"ROLE_ACCESS_DENIED"}
+    assert "DSQLCDC-E413" in found["ROLE_ACCESS_DENIED"]["why"]
 
 
 def test_a_cluster_that_is_not_there_is_an_error_and_the_rest_is_looked_at(shop: Shop) -> None:
     shop.cluster = "a" * 26
     shop.write()
     assert "E400" in shop.findings("error")
+
+
+def test_a_config_of_another_cluster_is_told_whose_role_and_kinesis_stream_it_names_and_fix_leaves_them(shop: Shop) -> None:
+    theirs = shop.cluster
+    shop.cluster = shop.ask("dsql", lambda dsql: dsql.create_cluster(deletionProtectionEnabled=False))["identifier"]
+    shop.aws.advance(5)
+    shop.write()
+    found = shop.findings("error")
+    assert found.keys() == {"E191", "E402", "E414"}
+    assert theirs in found["E191"]["why"]
+    assert not any(one["fixable"] for one in found.values())
 
 
 def test_a_sleeping_cluster_with_its_stream_is_a_warning_without_it_an_error(shop: Shop) -> None:
@@ -159,7 +181,7 @@ def test_a_stream_of_small_records_is_an_error_before_the_first_large_row(shop: 
     assert found.keys() == {"E407"}
     assert "--max-record-size-in-ki-b 10240" in found["E407"]["remedy"]
     shop.aws.commit(cluster=shop.cluster, transactions=1, oversize=1)
-    assert shop.findings("error").keys() == {"E407", "KINESIS_OVERSIZE_RECORD"}
+    assert shop.findings("error").keys() == {"KINESIS_OVERSIZE_RECORD"}
 
 
 # ── what may not be asked ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,8 @@
-"""A pipe in the embedded AWS with a bucket and a function's config, and its shards as a trigger reads them."""
+"""A pipe in the embedded AWS with a bucket and a function's config, its shards as a trigger reads them, and events by hand."""
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import Mapping
@@ -12,9 +13,11 @@ import msgspec
 from botocore.config import Config
 
 from dsqlcdc.core.records import Record
+from dsqlcdc.hosts.aws_lambda import Function
 from dsqlcdc.local.compare import Comparison, compare
 from dsqlcdc.testing.local import LocalAws
-from dsqlcdc.testing.trigger import Shard
+from dsqlcdc.testing.records import full
+from dsqlcdc.testing.trigger import Sandboxes, Settings, Shard, Trigger, event_of
 
 STREAM, BUCKET = "orders-cdc", "lake"
 ARN = f"arn:aws:kinesis:us-east-1:123456789012:stream/{STREAM}"
@@ -127,3 +130,42 @@ def deduplicated(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for n, line in enumerate(lines)
     }
     return list(found.values())
+
+
+NOTHING: dict[str, Any] = {"batchItemFailures": []}
+"""The answer that leaves nothing owed."""
+OUTCOMES = ("delivered", "stale", "duplicate", "unrouted", "parked", "dead")
+
+
+class Context:
+    """Lambda's context, as far as it is used, with so much time left for ever."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._left = int(seconds * 1000)
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self._left
+
+
+def insert(n: int, **more: Any) -> bytes:
+    return full("c", "t.rows", {"id": n, **more}, 1_800_000_000_000_000_000 + n)
+
+
+def event(*data: bytes, first: int = 1, shard: str = "shardId-000000000000") -> dict[str, Any]:
+    """A batch of records whose sequence numbers begin with `first`."""
+    return event_of(shard, [Record(str(first + n), one, 1_800_000_000.0 + n) for n, one in enumerate(data)], ARN)
+
+
+def run_trigger(world: LambdaWorld, settings: Settings, **more: Any) -> tuple[Trigger, Sandboxes]:
+    """Everything in the stream through a trigger of these settings, into functions of this process."""
+    sandboxes = Sandboxes(lambda: Function(world.environ))
+
+    async def work() -> Trigger:
+        trigger = Trigger(sandboxes, ARN, settings, clock=lambda: 1_800_000_000.0, **more)
+        await trigger.run(world.shards())
+        return trigger
+
+    try:
+        return asyncio.run(work()), sandboxes
+    finally:
+        sandboxes.close()

@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 
-from dsqlcdc.core.telemetry import ShardStatus, Status
+from dsqlcdc.core.lag import BOUNDS, LEGS, Spread
+from dsqlcdc.core.ports import Gap
+from dsqlcdc.core.telemetry import Kept, ShardStatus, Status
 from dsqlcdc.streams.health import Health
 from dsqlcdc.streams.observed import Reason
 from dsqlcdc.streams.watch import View
@@ -42,7 +44,21 @@ def status(sink: str = "lake", **changes: Any) -> Status:
         newest_version=1_799_999_990_123_456_789,
         gaps=1,
         shards=(shard(),),
+        retention_left=600_000.0,
+        lag={leg: Spread((*(n for n, _ in enumerate(BOUNDS)), 5), 250.5, 0.4, 2.0) for leg in LEGS},
+        circuit="closed",
     )
+    return msgspec.structs.replace(plain, **changes)
+
+
+def gap(id: str = "abc123", **changes: Any) -> Gap:
+    plain = Gap(id, "orders-cdc", "lake", "orders-cdc@1700000000", "trimmed", "shardId-000000000000", "100", "200", NOW - 900, NOW - 600)
+    return msgspec.structs.replace(plain, **{"detail": "records were trimmed unread", "found_at": NOW - 60.0, **changes})
+
+
+def kept(**changes: Any) -> Kept:
+    """A gap that nobody has acknowledged, one that somebody has, and three pieces that wait."""
+    plain = Kept("orders-cdc", (gap(), gap("def456", kind="reset", acked="as planned")), 3, 9_000_000, NOW - 3.0)
     return msgspec.structs.replace(plain, **changes)
 
 
@@ -55,6 +71,7 @@ def view(**health: Any) -> View:
         healthy_at=NOW - 3660.0,
         broken_since=NOW - 3600.0,
         answered_at=NOW - 5.0,
+        lag=3600.0,
     )
     seen = msgspec.structs.replace(plain, **health)
     return View(

@@ -12,12 +12,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from dsqlcdc.contract import Outcome
-from dsqlcdc.core.telemetry import Status
-from dsqlcdc.prometheus import CODES, METRICS, READING, STATES, STATUSES, Metrics, describe
+from dsqlcdc.core.lag import BOUNDS, LEGS
+from dsqlcdc.core.ports import GAP_KINDS
+from dsqlcdc.core.telemetry import Kept, Status
+from dsqlcdc.prometheus import CIRCUITS, CODES, METRICS, READING, STATES, STATUSES, Metrics, describe
 from dsqlcdc.sources.counts import Counts, ShardCounts
 from dsqlcdc.streams.watch import View
 
-from .samples import NOW, SETTLED, shard, status, view
+from .samples import NOW, SETTLED, kept, shard, status, view
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -27,15 +29,16 @@ def counts() -> Counts:
     return Counts(40, 110, 48_000, 3, 1, 9, 2, 0, 4, {"throttled": 3}, 1024, 2048, shards)
 
 
-def text(statuses: list[Status], source: Counts | None = None, watch: View | None = None) -> str:
+def text(statuses: list[Status], source: Counts | None = None, watch: View | None = None, held: Kept | None = None) -> str:
     registry = CollectorRegistry()
-    registry.register(Metrics(lambda: statuses, (lambda: source) if source else None, lambda: NOW, (lambda: watch) if watch else None))
+    asked = (lambda: source) if source else None, lambda: NOW, (lambda: watch) if watch else None, (lambda: held) if held else None
+    registry.register(Metrics(lambda: statuses, *asked))
     return generate_latest(registry).decode()
 
 
-def series(statuses: list[Status], source: Counts | None = None, watch: View | None = None) -> Series:
+def series(statuses: list[Status], source: Counts | None = None, watch: View | None = None, held: Kept | None = None) -> Series:
     found: Series = {}
-    for family in parse(text(statuses, source, watch)):
+    for family in parse(text(statuses, source, watch, held)):
         for sample in family.samples:
             name = sample.name, tuple(sorted(sample.labels.items()))
             assert name not in found, f"{name} twice"
@@ -44,14 +47,14 @@ def series(statuses: list[Status], source: Counts | None = None, watch: View | N
 
 
 def test_every_metric_of_the_table_is_exposed_with_its_type_labels_and_meaning() -> None:
-    families = {family.name: family for family in parse(text([status()], counts(), view()))}
+    families = {family.name: family for family in parse(text([status()], counts(), view(), kept()))}
     for name, type_, labels, meaning in describe():
         family = families.pop(name.removesuffix("_total") if type_ == "counter" else name)
         assert (family.type, family.documentation) == (type_, meaning)
         assert family.samples, name
         for sample in family.samples:
-            assert sample.name == name
-            assert set(sample.labels) == set(labels)
+            assert sample.name.removeprefix(name) in (("_bucket", "_count", "_sum") if type_ == "histogram" else ("",))
+            assert set(sample.labels) - {"le"} == set(labels)
     assert not families, "something is exposed that the table does not name"
 
 
@@ -59,7 +62,7 @@ def test_names_follow_the_conventions() -> None:
     for metric in METRICS:
         assert re.fullmatch(r"dsqlcdc_[a-z_]+", metric.name)
         assert metric.name.endswith("_total") == (metric.type == "counter")
-        assert [metric.of_status, metric.of_source, metric.of_watch].count(None) == 2
+        assert [metric.of_status, metric.of_source, metric.of_watch, metric.of_kept, metric.of_spread].count(None) == 4
         assert metric.meaning.endswith(".")
     assert len({metric.name for metric in METRICS}) == len(METRICS)
 
@@ -155,15 +158,49 @@ def test_the_cdc_stream_shows_its_one_status_and_reason_and_how_long_it_is_kept(
     assert reasons == {"ROLE_ACCESS_DENIED"}
     assert found["dsqlcdc_stream_since_active_seconds", (common,)] == 3660.0
     assert found["dsqlcdc_stream_kept_seconds", (common,)] == 7 * 86_400.0 - 3600.0
+    assert found["dsqlcdc_stream_behind_seconds", (common,)] == 3600.0
     assert found["dsqlcdc_stream_remedies_total", (("kind", "trust"), common, ("result", "done"))] == 1.0
     assert found["dsqlcdc_stream_gaps", (common,)] == 2.0
 
 
 def test_a_cdc_stream_that_nobody_has_seen_yet_is_unknown_and_has_no_ages() -> None:
-    found = series([], watch=view(status="", reason=None, healthy_at=0.0, broken_since=0.0, answered_at=0.0))
+    found = series([], watch=view(status="", reason=None, healthy_at=0.0, broken_since=0.0, answered_at=0.0, lag=None))
     assert found["dsqlcdc_stream_status", (("pipeline", "orders-cdc"), ("status", "UNKNOWN"))] == 1.0
     assert not {name for name, _ in found if name.endswith("_seconds")}
 
 
 def test_without_a_watch_the_cdc_stream_has_no_series() -> None:
     assert not {name for name, _ in series([status()]) if name.startswith("dsqlcdc_stream_")}
+
+
+def test_the_lag_is_a_histogram_of_changes_by_leg_and_a_gauge() -> None:
+    found = series([status()])
+    common = ("pipeline", "orders-cdc"), ("sink", "lake")
+    for leg in LEGS:
+        steps = [found["dsqlcdc_lag_seconds_bucket", (("le", str(bound)), ("leg", leg), *common)] for bound in (*BOUNDS, "+Inf")]
+        assert steps == sorted(steps)
+        assert steps[-1] == found["dsqlcdc_lag_seconds_count", (("leg", leg), *common)] == sum(status().lag[leg].counts)
+        assert found["dsqlcdc_lag_seconds_sum", (("leg", leg), *common)] == 250.5
+        assert found["dsqlcdc_lag_now_seconds", (("leg", leg), *common)] == 2.0
+
+
+@pytest.mark.parametrize("state", CIRCUITS)
+def test_a_circuit_breaker_has_one_state_and_a_sink_without_one_no_series(state: str) -> None:
+    found = {dict(labels)["state"]: v for (name, labels), v in series([status(circuit=state)]).items() if name == "dsqlcdc_circuit"}
+    assert found == {other: float(other == state) for other in CIRCUITS}
+    assert not [name for name, _ in series([status(circuit="")]) if name == "dsqlcdc_circuit"]
+
+
+def test_only_gaps_that_nobody_has_acknowledged_count_and_before_the_store_answered_nothing_does() -> None:
+    found = series([], held=kept())
+    gaps = {dict(labels)["kind"]: value for (name, labels), value in found.items() if name == "dsqlcdc_unacknowledged_gaps"}
+    assert gaps == {**dict.fromkeys(GAP_KINDS, 0.0), "trimmed": 1.0}
+    assert found["dsqlcdc_fragments_waiting", (("pipeline", "orders-cdc"),)] == 3.0
+    assert found["dsqlcdc_fragments_waiting_bytes", (("pipeline", "orders-cdc"),)] == 9_000_000.0
+    assert series([], held=Kept("orders-cdc")) == {}
+
+
+def test_no_label_has_values_without_bound() -> None:
+    """But for shards, which the stream has, and codes, of which only some get a series."""
+    bounded = {"pipeline", "sink", "shard", "code", "outcome", "state", "status", "reason", "kind", "result", "leg"}
+    assert {label for metric in METRICS for label in metric.labels} <= bounded

@@ -209,8 +209,12 @@ def test_a_kinesis_stream_that_is_gone_is_there_again_when_the_daemon_is_started
             await world.commit()
             await until(lambda: world.read() > before)
         assert world.result.exit_code == 3
-        kinds = {gap.kind for gap in await gaps(world.config)}
-        assert kinds == {"recreated", "replaced"}  # what DSQL did not deliver, and what the old Kinesis stream still held
+        found = {gap.kind: gap for gap in await gaps(world.config)}
+        assert found.keys() == {
+            "recreated",
+            "replaced",
+        }  # what DSQL did not deliver, and what the sink had not read of the old Kinesis stream
+        assert found["replaced"].to_time == found["recreated"].from_time, "two losses that touch: nothing is said twice"
 
     play(act, tmp_path)
 
@@ -223,6 +227,22 @@ def test_a_daemon_that_finds_no_kinesis_stream_has_it_made_again_before_it_ends(
         assert raised.value.code == "E103"
         await until(lambda: world.stream.status == "ACTIVE")
         assert world.aws.kinesis.stream("orders-cdc").status == "ACTIVE"
+
+    play(act, tmp_path)
+
+
+def test_records_that_come_late_tell_that_the_stream_lags_without_asking_cloudwatch(tmp_path: Path) -> None:
+    async def act(world: World) -> None:
+        world.aws.denials.add(Deny(action="cloudwatch:GetMetricData"))
+        world.stream.late = 1800.0
+        async with world.daemon():
+            await world.commit()
+            world.aws.advance(1800.0)
+            await until(lambda: world.watch.view().health.lagging)
+            assert 1700.0 < (world.watch.view().health.lag or 0.0) < 1900.0
+            world.stream.late = 0.0
+            await world.commit()
+            await until(lambda: not world.watch.view().health.lagging)
 
     play(act, tmp_path)
 

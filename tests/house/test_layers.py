@@ -11,7 +11,7 @@ import pytest
 from tests.house.reading import Sources, circles, imports, sources
 
 BOTTOM = {"errors", "contract"}
-HELPERS = {"aws", "lines", "options", "units"}
+HELPERS = {"aws", "lines", "options", "parquet", "units"}
 """Public helpers: what sinks may use beside the contract."""
 CORE = BOTTOM | {"core"}
 OUTER = {"assemble", "cli", "hosts"}

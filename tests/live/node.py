@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,23 +13,50 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).parent / "server"
 START = 120.0
 """Seconds that a start may take on a busy machine; three on a quiet one."""
 
 
+class Release(NamedTuple):
+    """What a version needs: the least Java, and log4j of the version that its pom names for log4j-api."""
+
+    java: int
+    log4j: str
+
+
+RELEASES = {"2.19.6": Release(17, "2.25.4"), "3.6.0": Release(21, "2.25.3")}
+VERSION = os.environ.get("OPENSEARCH_VERSION") or "2.19.6"
+"""Of the node that is tested: one of RELEASES, whose jars' hashes are recorded."""
+
+
+def java() -> str:
+    """That of JAVA_HOME, or else what the path finds."""
+    home = os.environ.get("JAVA_HOME")
+    return str(Path(home, "bin", "java")) if home else "java"
+
+
 def missing() -> str:
     """What this machine lacks to run a node, "" where it can."""
-    absent = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
-    return f"{' and '.join(absent)} not found: Java 17 and Maven (openjdk-17-jre-headless, maven) are needed" if absent else ""
+    if VERSION not in RELEASES:
+        return f"OPENSEARCH_VERSION is {VERSION}, and the jars of {' and '.join(RELEASES)} only are recorded"
+    needed = RELEASES[VERSION].java
+    if absent := [tool for tool in (java(), "mvn") if shutil.which(tool) is None]:
+        return f"{' and '.join(absent)} not found: Java {needed} and Maven (openjdk-{needed}-jre-headless, maven) are needed"
+    said = subprocess.run([java(), "-version"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r'version "(\d+)', said)
+    if found is None or int(found[1]) < needed:
+        return f"OpenSearch {VERSION} needs Java {needed}, and {java()} is {said.splitlines()[:1]}: set JAVA_HOME"
+    return ""
 
 
 def jars() -> Path:
     """The directory of the node's jars, fetched once a machine. Raises RuntimeError where Maven fails or a jar is not the recorded one."""
     pom = HERE / "pom.xml"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsqlcdc-live"
-    directory = cache / hashlib.sha256(pom.read_bytes()).hexdigest()[:16]
+    directory = cache / f"{VERSION}-{hashlib.sha256(pom.read_bytes()).hexdigest()[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -43,11 +71,12 @@ def jars() -> Path:
 
 
 def _fetch(pom: Path, into: Path) -> None:
-    goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={into}"]
+    versions = [f"-Dopensearch.version={VERSION}", f"-Dlog4j.version={RELEASES[VERSION].log4j}"]
+    goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={into}", *versions]
     done = subprocess.run(["mvn", "-B", "-q", "-C", "-f", str(pom), *goal], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"Maven could not fetch the node's jars:\n{done.stdout}{done.stderr}")
-    recorded = dict(reversed(line.split()) for line in (HERE / "jars.sha256").read_text().splitlines())
+    recorded = dict(reversed(line.split()) for line in (HERE / f"jars-{VERSION}.sha256").read_text().splitlines())
     found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in into.iterdir()}
     if found != recorded:
         wrong = sorted(name for name in found.keys() | recorded.keys() if found.get(name) != recorded.get(name))
@@ -78,7 +107,7 @@ class Node:
         ready.unlink(missing_ok=True)
         given = {**self.settings, **{name.replace("__", "."): value for name, value in settings.items()}, "http.port": str(self.port)}
         command = [
-            *("java", "-Xms128m", f"-Xmx{self.heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError"),
+            *(java(), "-Xms128m", f"-Xmx{self.heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError"),
             *(f"-Djava.io.tmpdir={self.home / 'tmp'}", "-Dlog4j2.disable.jmx=true", "-Dlog4j.shutdownHookEnabled=false"),
             *(f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}", f"-Dparent.pid={os.getpid()}"),
             *("-cp", f"{directory}/*", str(HERE / "LiveNode.java"), str(self.home)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
-from .node import Node
+from .node import VERSION, Node
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
 
@@ -20,7 +20,7 @@ async def test_it_is_a_real_opensearch_of_the_version_that_is_tested(node: Node)
     version = said["version"]
     assert status == 200
     assert isinstance(version, dict)
-    assert (version["distribution"], version["number"]) == ("opensearch", "2.19.6")
+    assert (version["distribution"], version["number"]) == ("opensearch", VERSION)
 
 
 async def test_what_it_acknowledged_survives_a_kill(node: Node) -> None:

@@ -21,12 +21,16 @@ from .replica import RESUME, asks, deliver, found, sink, stamps
 pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
 
 
-async def test_the_conformance_kit_passes(node: Node) -> None:
+MODES = ["external", "scripted"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_conformance_kit_passes(mode: str, node: Node) -> None:
     async with asks(node) as ask:
 
         async def holds(change: Change) -> bool:
-            _, got = await ask("GET", f"/kit-{change.table}-000001/_doc/{(change.key or {})['id']}")
-            return bool(got["found"]) and got["_version"] >= change.version
+            _, got = await ask("GET", f"/kit-{mode}-{change.table}-000001/_doc/{(change.key or {})['id']}")
+            return bool(got["found"]) and got["_source"]["__cdc"]["version"] >= change.version
 
         @asynccontextmanager
         async def outage() -> AsyncGenerator[None, None]:
@@ -36,7 +40,7 @@ async def test_the_conformance_kit_passes(node: Node) -> None:
             finally:
                 await asyncio.to_thread(node.start)
 
-        checked = await check_sink(lambda: sink(node, "kit-"), holds=holds, outage=outage)
+        checked = await check_sink(lambda: sink(node, f"kit-{mode}-", mode=mode), holds=holds, outage=outage)
     assert {"redelivery", "disorder", "unknown_delete", "large_row", "cancelled", "outage"} <= set(checked)
 
 
@@ -45,9 +49,12 @@ BEFORE = {"nothing": None, "a row": Op.INSERT, "a tombstone": Op.DELETE}
 
 @pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("op", [Op.UPDATE, Op.DELETE])
-async def test_an_older_change_is_stale_an_equal_one_a_duplicate_and_a_newer_one_goes_in(before: str, op: Op, node: Node) -> None:
-    there, prefix = BEFORE[before], f"matrix-{list(BEFORE).index(before)}{op.value}-"
-    async with asks(node) as ask, sink(node, prefix) as to:
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_older_change_is_stale_an_equal_one_a_duplicate_and_a_newer_one_goes_in(
+    before: str, op: Op, mode: str, node: Node
+) -> None:
+    there, prefix = BEFORE[before], f"matrix-{mode}-{list(BEFORE).index(before)}{op.value}-"
+    async with asks(node) as ask, sink(node, prefix, mode=mode) as to:
         await to.resume(RESUME)
         given = [change(id, version, op=op, note="new") for id, version in ((1, 4), (2, 5), (3, 6))]
         if there is not None:
@@ -59,7 +66,8 @@ async def test_an_older_change_is_stale_an_equal_one_a_duplicate_and_a_newer_one
         old = {} if there is not Op.INSERT else {"1": "old", "2": "old"}
         fresh = {} if op is Op.DELETE else dict.fromkeys(("1", "2", "3") if there is None else ("3",), "new")
         assert notes == old | fresh
-        versions = {id: version - NOON * 10**9 for id, (version, _) in (await stamps(ask, f"{prefix}public.orders-000001")).items()}
+        documents = await found(ask, f"{prefix}public.orders-000001")
+        versions = {id: row["__cdc"]["version"] - NOON * 10**9 for id, row in documents.items()}
         assert versions == ({"1": 4, "2": 5, "3": 6} if there is None else {"1": 5, "2": 5, "3": 6})
 
 

@@ -184,7 +184,7 @@ async def test_the_targets_key_must_be_enabled_and_the_role_may_use_it_through_k
     await world.call.kms.disable_key(KeyId=key["KeyId"])
     sent = await world.commit()
     assert await world.status() == ("IMPAIRED", "KINESIS_KMS_ACCESS_DENIED")
-    await world.call.kms.enable_key(KeyId=key["KeyId"])
+    await world.call.kms.enable_key(KeyId=key["Arn"])  # as the remedy says it
     assert await world.status() == ("ACTIVE", "")
     assert world.arrived == sent
     closed = {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:user/admin"}, "Action": "kms:*", "Resource": "*"}
@@ -329,3 +329,18 @@ async def test_a_control_call_brings_every_cause_about_and_the_aws_call_that_men
     assert (await world.status())[0] == ("FAILED" if final else "ACTIVE")
     assert world.aws.dsql.stream(world.cluster, world.stream).waiting == 0
     assert final or world.arrived == 16
+
+
+async def test_a_stream_may_be_late_and_active(world: World) -> None:
+    await world.begin()
+    await world.create()
+    key = {"cluster": world.cluster, "stream": world.stream}
+    await control(world.aws, "cdc", **key, late=1200.0)
+    sent = await world.commit()
+    world.aws.advance(1000.0)
+    told = await control(world.aws, "cdc", **key)
+    assert (told["status"], told["waiting"], world.arrived) == ("ACTIVE", 0, 0)
+    assert 1000.0 <= told["lag"] < 1100.0
+    world.aws.advance(300.0)
+    assert (await control(world.aws, "cdc", **key))["lag"] == 0.0
+    assert world.arrived == sent

@@ -17,6 +17,7 @@ from dsqlcdc.core.ports import CheckpointStore, FragmentStore, Name
 from dsqlcdc.core.tables import Tables
 from dsqlcdc.stores.fragments import MemoryFragments
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
+from dsqlcdc.stores.spill import FileSpill
 from dsqlcdc.testing import virtual
 from dsqlcdc.testing.memory import MemorySource
 
@@ -34,8 +35,8 @@ from .mortal import (
 )
 from .worlds import LATENESS, RULES, World
 
-Law = Literal["once", "least", "newest", "log"]
-Order = Literal["unique", "latest"]
+Law = Literal["once", "least", "newest", "log", "order"]
+Order = Literal["unique", "latest", "commit"]
 Says = Literal["nothing", "all", "word"]
 
 
@@ -44,7 +45,7 @@ class Scenario:
     """One way to set up the road, and the law that its destination must keep.
 
     law: "once" every change exactly once; "least" at least once; "newest" a replica that compares no versions equals the database; "log" no
-    change twice, and each row's newest is there.
+    change twice, and each row's newest is there; "order" every change exactly once, and in commit order but for those marked late.
     """
 
     name: str
@@ -61,6 +62,8 @@ _LAWS: list[tuple[Law, Order, tuple[Says, ...]]] = [
     ("once", "unique", ("all", "word")),
     ("newest", "latest", ("nothing", "all")),
     ("log", "latest", ("all", "word")),
+    ("order", "commit", ("all", "word")),
+    ("least", "commit", ("nothing",)),
 ]
 
 
@@ -150,6 +153,9 @@ async def _play(scenario: Scenario, seed: int, parts: Parts) -> int:
                 random=rng.random,
                 order=scenario.order,
                 lateness=LATENESS,
+                hold_back=rng.choice((0.0, 1.0, 20.0)),
+                held_room=rng.choice((0, 2_000, 1 << 20)),
+                spill=FileSpill() if scenario.order == "commit" else None,
                 commit_every=rng.choice((0.2, 1.0, 5.0)),
                 backoff=Backoff(0.1, 1.0),
                 room=rng.choice((2_000, 1 << 20)),
@@ -200,5 +206,8 @@ def _judge(scenario: Scenario, seed: int, world: World, destination: Destination
         demand(set(newest.items()) <= set(log), f"lost: {sorted(set(newest.items()) - set(log))}")
     else:
         demand(set(log) == world.versions, f"lost: {sorted(world.versions - set(log))}")
-    if scenario.law in ("once", "log"):
+    if scenario.law == "order":
+        timely = [change.version for change in destination.log if not change.late]
+        demand(timely == sorted(timely), f"out of order and not marked late: {timely}")
+    if scenario.law in ("once", "log", "order"):
         demand(len(log) == len(set(log)), f"repeated: {sorted(c for c in log if log.count(c) > 1)}")

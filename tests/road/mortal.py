@@ -10,6 +10,7 @@ from dsqlcdc.contract import Batching, Change, Known, Progress, Resume, Setback,
 from dsqlcdc.core.ports import Checkpoint, CheckpointStore, Commit, DeadLetter, FragmentStore, Gap, Memory, Name, Parked, Part, Source
 from dsqlcdc.core.records import Mark, Page
 from dsqlcdc.stores.fragments import MemoryFragments
+from dsqlcdc.stores.letters import name_of
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 
 
@@ -64,15 +65,14 @@ class Letters:
     """Dead letters in memory."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[str, ...], DeadLetter] = {}
+        self.kept: dict[str, DeadLetter] = {}
 
     async def put(self, letter: DeadLetter) -> bool:
-        name = (letter.shard, letter.sequence, letter.code, letter.sink)
-        return self.kept.setdefault(name, letter) is letter
+        return self.kept.setdefault(name_of(letter), letter) is letter
 
     async def letters(self) -> AsyncIterator[tuple[str, DeadLetter]]:
         for name, letter in list(self.kept.items()):
-            yield "/".join(name), letter
+            yield name, letter
 
     async def close(self) -> None:
         return None
@@ -167,6 +167,9 @@ class MortalSource:
     def oldest_readable(self) -> float:
         return self._source.oldest_readable()
 
+    def lineage(self) -> Mapping[str, Sequence[str]]:
+        return {}
+
     def forgettable(self) -> Sequence[str]:
         return self._source.forgettable()
 
@@ -211,7 +214,7 @@ class MortalSink(Sink):
             return ()
         self._progress = resume.progress
         self._passed = int(resume.word or b"0") if self._says == "word" else 0
-        return [Known(change.id, change.arrived) for change in self._destination.log[self._passed :]]
+        return [Known(change.id, change.arrived, change.version) for change in self._destination.log[self._passed :]]
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
         await self._life.step()

@@ -36,10 +36,10 @@ async def refuses(changes: Sequence[Change]) -> Sequence[Setback]:
     return [Setback(n, Verdict.DEAD, "refused") for n in range(len(changes))]
 
 
-async def buried_twice(seed: int, durable: bool) -> list[DeadLetter]:
-    """The letters of one oversized row over two runs that read the shards in different turns."""
+async def buried_twice(seed: int, durable: bool, copies: int = 1) -> list[DeadLetter]:
+    """The letters of one oversized row over two runs that read the shards in different turns; each record came `copies` times."""
     parts = chunked("c", "app.t", {"id": 1, "text": "x" * 100}, 5, size=20)
-    bench = Bench(stream_of(*parts, shards=4))
+    bench = Bench(stream_of(*(part for part in parts for _ in range(copies)), shards=4))
     bench.letters = Fatal()
     for run in range(2):
         bench.fragments = DurableFragments(["s"]) if durable else MemoryFragments(["s"])
@@ -51,7 +51,7 @@ async def buried_twice(seed: int, durable: bool) -> list[DeadLetter]:
             bench.checkpoints = type(bench.checkpoints)()  # nothing of the first run was committed
         else:
             await pipeline.run(asyncio.Event())
-            assert pipeline.status().settled[Outcome.DEAD] == (1 if durable else len(parts))
+            assert copies > 1 or pipeline.status().settled[Outcome.DEAD] == (1 if durable else len(parts))
             assert pipeline.status().open == 0
     return list(bench.letters.kept.values())
 
@@ -66,14 +66,30 @@ def test_a_refused_row_has_one_letter_whichever_part_completes_it(durable: bool)
     play(work())
 
 
-def test_letters_named_by_the_part_that_came_last_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_refused_row_whose_records_came_twice_has_one_letter_whichever_copy_is_met_first(durable: bool) -> None:
+    places: set[str] = set()
+
+    async def work() -> None:
+        for seed in range(0, 48, 2):
+            (letter,) = await buried_twice(seed, durable, copies=2)
+            places.add(letter.shard)
+
+    play(work())
+    assert len(places) > 1, "the same copy was met first each time"
+
+
+@pytest.mark.parametrize("name", ["of the part that came last", "of the main record"])
+def test_letters_named_by_a_record_are_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control."""
 
     def own(self: Reassembler, change: Change) -> Place:
         return change.shard, change.sequence, change.arrived
 
     async def work() -> None:
-        assert any([len(await buried_twice(seed, False)) > 1 for seed in range(0, 24, 2)])
+        assert any([len(await buried_twice(seed, False, copies=2)) > 1 for seed in range(0, 48, 2)])
 
-    monkeypatch.setattr(Reassembler, "main", own)
+    monkeypatch.setattr("tests.road.mortal.name_of", lambda letter: f"{letter.shard}/{letter.sequence}-{letter.code}")
+    if name == "of the part that came last":
+        monkeypatch.setattr(Reassembler, "main", own)
     play(work())

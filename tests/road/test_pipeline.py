@@ -59,6 +59,33 @@ def test_every_outcome_is_counted_and_the_sum_is_what_was_read() -> None:
     play(work())
 
 
+def test_the_lag_of_every_delivered_change_is_counted_and_grows_while_the_sink_is_away() -> None:
+    away = [True]
+
+    async def answer(_: Sequence[Change]) -> Sequence[Setback]:
+        if away[0]:
+            raise Unavailable("away")
+        return ()
+
+    async def work() -> None:
+        bench = Bench(stream_of(*map(insert, range(50))))
+        pipeline = bench.run(RecordingSink(answer))
+        running = asyncio.create_task(pipeline.run(asyncio.Event()))
+        await asyncio.sleep(120)
+        waiting = pipeline.status()
+        assert waiting.open == 50
+        assert 115 <= waiting.lag["read_to_sink"].now <= 120
+        away[0] = False
+        await running
+        status = pipeline.status()
+        assert status.open == 0
+        for leg, spread in status.lag.items():
+            assert sum(spread.counts) == status.settled["delivered"] == 50, leg
+        assert status.lag["read_to_sink"].last >= 120
+
+    play(work())
+
+
 def test_a_sink_that_needs_keys_gets_none_without_and_others_do() -> None:
     async def work() -> None:
         records = [insert(1), full("c", "keyless.t", {"x": 1}, 5), full("d", "keyless.t", None, 6)]

@@ -115,6 +115,9 @@ class SharedSource:
             await asyncio.sleep(0)
             yield page
 
+    def lineage(self) -> Mapping[str, Sequence[str]]:
+        return {}
+
     def forgettable(self) -> Sequence[str]:
         return ()
 

@@ -32,7 +32,8 @@ def spoilt(change: Change) -> Change:
     return msgspec.structs.replace(change, version=10**21)
 
 
-async def test_s3_keeps_the_laws() -> None:
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+async def test_s3_keeps_the_laws(format: str) -> None:
     bucket = Bucket()
     away = False
 
@@ -57,7 +58,11 @@ async def test_s3_keeps_the_laws() -> None:
         await asyncio.sleep(0)
 
     checked = await check_sink(
-        lambda: make_lake(FakeObjects(bucket, before=before, pause=pause)), holds=holds, copies=copies, outage=outage, refused=spoilt
+        lambda: make_lake(FakeObjects(bucket, before=before, pause=pause), {"format": format}),
+        holds=holds,
+        copies=copies,
+        outage=outage,
+        refused=spoilt,
     )
     assert set(checked) == ALL
 
@@ -110,14 +115,15 @@ def test_the_webhook_keeps_the_laws_in_every_mode(options: Mapping[str, Any], by
         assert max(len(msgspec.json.decode(body)) for _, body in post.sent) > 1
 
 
-def test_opensearch_keeps_the_laws() -> None:
-    engine = FakeOpenSearch(lambda: asyncio.get_running_loop().time())
+@pytest.mark.parametrize("mode", ["external", "scripted"])
+def test_opensearch_keeps_the_laws(mode: str) -> None:
+    engine = FakeOpenSearch(lambda: asyncio.get_running_loop().time(), external_versions=mode == "external")
     transport = Direct(engine, lambda: (0.001, 0.001))
 
     async def holds(change: Change) -> bool:
         index = engine.indexes.get("cdc-public.conformance-000001")
         document = index.documents.get(str((change.key or {})["id"])) if index is not None else None
-        return document is not None and document.version >= change.version
+        return document is not None and document.row()["__cdc"]["version"] >= change.version
 
     @asynccontextmanager
     async def outage() -> AsyncGenerator[None, None]:
@@ -125,7 +131,7 @@ def test_opensearch_keeps_the_laws() -> None:
         yield
         transport.away = False
 
-    checked = virtual.run(check_sink(lambda: replica(transport), holds=holds, outage=outage, refused=spoilt))
+    checked = virtual.run(check_sink(lambda: replica(transport, mode=mode), holds=holds, outage=outage, refused=spoilt))
     assert set(checked) == ALL
 
 

@@ -64,6 +64,12 @@ def test_batches_come_in_order_and_within_their_size() -> None:
     assert script.seen == [["100", "101", "102"], ["103", "104", "105"], ["106"]]
 
 
+def test_a_batching_window_ends_a_batch_that_is_not_full() -> None:
+    script = Script()
+    play(script, [shard(7)], batch=5, window=2.0)  # a record a second
+    assert script.seen == [["100", "101", "102"], ["103", "104", "105"], ["106"]]
+
+
 def test_a_partial_answer_sends_from_the_record_that_is_named_on() -> None:
     script = Script(partial={"102": 1})
     play(script, [shard(5)], batch=4)

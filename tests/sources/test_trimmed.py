@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsqlcdc.core.ports import Checkpoint
+from dsqlcdc.core.ports import Checkpoint, Gap
 from dsqlcdc.core.records import END, TRIM_HORIZON, Mark, Position
 from dsqlcdc.errors import Lost
 from dsqlcdc.sources import trimmed
@@ -92,7 +92,16 @@ def test_on_trimmed_continue_goes_on_and_still_persists_the_gap() -> None:
     run(main())
 
 
-def test_one_halt_names_the_gaps_of_all_shards() -> None:
+class SlowGaps(Gaps):
+    """A store that takes longer for each gap than for the one before."""
+
+    async def __call__(self, gap: Gap) -> Gap:
+        await asyncio.sleep(int(gap.shard[-1]))
+        return await super().__call__(gap)
+
+
+@pytest.mark.parametrize("gaps", [Gaps(), SlowGaps()], ids=["at once", "slowly"])
+def test_one_halt_names_the_gaps_of_all_shards(gaps: Gaps) -> None:
     async def main() -> None:
         service = FakeService(3)
         for shard in service.shards:
@@ -101,10 +110,10 @@ def test_one_halt_names_the_gaps_of_all_shards() -> None:
         for shard in service.shards:
             service.put(shard, count=10)
             service.trim(shard, 15)
-        gaps = Gaps()
-        with pytest.raises(Lost):
+        with pytest.raises(Lost) as caught:
             await read_once(await feeds_over(service), log.checkpoint(), gaps=gaps)
         assert len(gaps.stored) == 3
+        assert all(shard in str(caught.value) for shard in service.shards)
 
     run(main())
 

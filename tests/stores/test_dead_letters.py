@@ -42,10 +42,12 @@ def files(directory: Path) -> list[Path]:
 async def test_names_are_the_published_ones(tmp_path: Path) -> None:
     store = FileDeadLetters(tmp_path)
     await store.put(LETTER)
+    await store.put(msgspec.structs.replace(LETTER, sink="lake", code="no key/…", images={}))
     await store.put(msgspec.structs.replace(LETTER, sink="lake", code="no key/…"))
     assert [str(path.relative_to(tmp_path)) for path in files(tmp_path)] == [
         "dt=2025-11-20/shard=shardId-000000000001/4967-unreadable.json.gz",
         "sink=lake/dt=2025-11-20/shard=shardId-000000000001/4967-no%20key%2F%E2%80%A6.json.gz",
+        "sink=lake/dt=2026-04-01/row/id-no%20key%2F%E2%80%A6.json.gz",
     ]
 
 
@@ -99,6 +101,10 @@ def test_names_differ_where_records_differ() -> None:
     names = {letters.name_of(letter) for letter in every}
     assert len(names) == len(every)
     assert max(len(part) for name in names for part in name.split("/")) <= 255
+    row = msgspec.structs.replace(LETTER, sink="s", id="ab", images={"after": b"{}"}, event={"version": 10**18})
+    assert letters.name_of(row) == letters.name_of(msgspec.structs.replace(row, shard="another", sequence="9", arrived=1e9 + 86_400))
+    assert letters.name_of(row).startswith("sink=s/dt=2001-09-09/row/ab-")
+    assert len({letters.name_of(msgspec.structs.replace(row, **{field: "x"})) for field in ("id", "code", "sink", "detail")}) == 4
     for empty in ("sequence", "code"):
         with pytest.raises(ValueError, match="needs a sequence and a code"):
             letters.name_of(msgspec.structs.replace(LETTER, **{empty: ""}))

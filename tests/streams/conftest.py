@@ -14,6 +14,8 @@ from dsqlcdc.local import Local
 from dsqlcdc.streams.clients import Clients, open_clients
 from dsqlcdc.streams.desired import Desired, Target
 
+from .manager import Manager
+
 LOADER = Loader(extra_search_paths=[str(Path(botocore.__file__).parent / "data")])
 """One for all clients: parsing the API models is what takes time."""
 
@@ -59,3 +61,8 @@ def desired(cluster: str) -> Desired:
 async def clients(account: Aws, desired: Desired) -> AsyncIterator[Clients]:
     async with open_clients(account, desired, deadline=10.0) as opened:
         yield opened
+
+
+@pytest.fixture
+def manager(aws: Local, clients: Clients, desired: Desired) -> Manager:
+    return Manager(aws, clients, desired)

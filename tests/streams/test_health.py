@@ -191,6 +191,17 @@ def test_lag_of_a_stream_that_is_active_is_said_when_it_comes_and_when_it_goes()
     assert [event.kind for event in events] == ["found", "lagging", "caught_up"]
 
 
+def test_a_lag_that_nobody_knows_is_not_one_that_is_over() -> None:
+    health, events = tell([look("ACTIVE", NOW, lag=1000.0), look("ACTIVE", NOW + 60), look("ACTIVE", NOW + 120)])
+    assert [event.kind for event in events] == ["found", "lagging"]
+    assert health.lagging
+
+
+def test_what_an_active_stream_still_owes_is_before_the_moment_it_was_well() -> None:
+    health, _ = tell([look("ACTIVE", NOW, lag=1000.0)])
+    assert (health.healthy_at, health.active_at) == (NOW - 1000.0, NOW)
+
+
 def test_what_has_waited_longest_counts_the_week() -> None:
     health, _ = tell([look("IMPAIRED", NOW, "INTERNAL_ERROR", lag=86_400.0)])
     assert health.kept_until == NOW - 86_400.0 + KEPT

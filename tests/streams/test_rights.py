@@ -10,13 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from dsqlcdc.local import Local
+from dsqlcdc.aws import Aws
+from dsqlcdc.errors import Misconfigured
+from dsqlcdc.local import Deny, Local
 from dsqlcdc.stores.memory_checkpoints import MemoryCheckpoints
 from dsqlcdc.streams import apply as applying
 from dsqlcdc.streams import delete as deleting
 from dsqlcdc.streams import target as target_of
-from dsqlcdc.streams.clients import MISSING, Clients
+from dsqlcdc.streams.clients import MISSING, Clients, open_clients
 from dsqlcdc.streams.desired import Desired, Target
+from dsqlcdc.streams.lag import behind
 from dsqlcdc.streams.observe import list_streams, look_at, observe
 from dsqlcdc.streams.plan import plan
 from dsqlcdc.streams.policies import grants, trust_policy
@@ -63,8 +66,8 @@ class Recording(Clients, frozen=True, kw_only=True):
 class Runs:
     """The commands, run in turn on one account."""
 
-    def __init__(self, aws: Local, clients: Clients, desired: Desired) -> None:
-        self.aws, self.desired, self.plain = aws, desired, clients
+    def __init__(self, aws: Local, account: Aws, clients: Clients, desired: Desired) -> None:
+        self.aws, self.account, self.desired, self.plain = aws, account, desired, clients
         self.called: Called = set()
         self.said: list[str] = []
         self.clients = Recording(**{name: getattr(clients, name) for name in Clients.__struct_fields__}, called=self.called)
@@ -116,8 +119,8 @@ class Runs:
 
 
 @pytest.fixture
-def runs(aws: Local, clients: Clients, desired: Desired) -> Runs:
-    return Runs(aws, clients, desired)
+def runs(aws: Local, account: Aws, clients: Clients, desired: Desired) -> Runs:
+    return Runs(aws, account, clients, desired)
 
 
 async def test_each_command_may_do_what_it_calls_and_nothing_more(runs: Runs) -> None:
@@ -136,6 +139,13 @@ async def test_each_command_may_do_what_it_calls_and_nothing_more(runs: Runs) ->
 
     [stream] = await list_streams(runs.clients, runs.desired.cluster)
     assert await look_at(runs.clients, runs.desired.cluster, stream.id) == stream
+    async with open_clients(runs.account, runs.desired, metrics=True) as measuring:
+        assert await behind(measuring, stream, runs.aws.clock.now()) == 0.0
+        runs.aws.denials.add(Deny(action="cloudwatch:GetMetricData", times=1))
+        with pytest.raises(Misconfigured, match=r"cloudwatch:GetMetricData on \*"):
+            await behind(measuring, stream, runs.aws.clock.now())
+    runs.called.add(("cloudwatch:GetMetricData", "*"))
+    everything |= runs.called
     runs.hold(["stream-watch"], {})
 
     plan((await runs.work()).desired, (await runs.work()).observed)

@@ -233,3 +233,44 @@ def test_a_stream_that_others_put_in_its_place_leaves_a_gap(tmp_path: Path) -> N
             assert world.kinds().count("replaced") == 1
 
     play(act, tmp_path)
+
+
+def test_a_stream_that_is_active_and_late_is_told_and_so_is_that_it_caught_up(tmp_path: Path) -> None:
+    async def act(world: Watched) -> None:
+        async with world.watch() as watch:
+            await until(lambda: world.of("found"))
+            world.stream.late = 1200.0
+            await world.commit()
+            await until(lambda: world.of("lagging"))
+            assert (watch.view().health.status, world.of("caught_up")) == ("ACTIVE", [])
+            assert (watch.view().health.lag or 0.0) >= 900.0
+            await until(lambda: world.of("caught_up"))
+            assert (world.of("unmeasured", "impaired"), watch.view().health.lag) == ([], 0.0)
+
+    play(act, tmp_path)
+
+
+def test_what_is_held_is_counted_from_the_oldest_change_that_cloudwatch_knows_of(tmp_path: Path) -> None:
+    async def act(world: Watched) -> None:
+        await world.cause("INTERNAL_ERROR")
+        begun = world.clock()
+        await asyncio.sleep(7200.0)
+        async with world.watch() as watch:
+            await until(lambda: world.of("impaired"))
+            assert abs(watch.view().health.broken_since - begun) < 1.0
+
+    play(act, tmp_path)
+
+
+def test_without_the_right_to_ask_cloudwatch_that_is_said_once_and_the_rest_is_watched(tmp_path: Path) -> None:
+    async def act(world: Watched) -> None:
+        world.aws.denials.add(Deny(action="cloudwatch:GetMetricData"))
+        async with world.watch() as watch:
+            await asyncio.sleep(4 * 3600.0)
+            [told] = world.of("unmeasured")
+            assert '"cloudwatch:GetMetricData"' in told.what
+            assert (watch.view().health.status, watch.view().health.lag) == ("ACTIVE", None)
+            world.aws.denials.clear()
+            await until(lambda: watch.view().health.lag == 0.0)
+
+    play(act, tmp_path)

@@ -86,7 +86,7 @@ class Watched:
         desired = msgspec.structs.replace(self.desired, **given)
         watch = Watch(
             desired,
-            lambda: open_clients(self.account, desired, deadline=60.0),
+            lambda: open_clients(self.account, desired, deadline=60.0, metrics=True),
             store,
             self.lease,
             durable=True,

@@ -56,9 +56,18 @@ def trust_faults(
 
 def trusted_clusters(trust: Mapping[str, Any]) -> set[str]:
     """Ids of the clusters, or patterns of them, whose streams the conditions on aws:SourceArn name; empty where none does."""
+    return {arn.partition(":cluster/")[2].partition("/")[0] or arn for arn in trusted_sources(trust)}
+
+
+def trusted_regions(trust: Mapping[str, Any]) -> set[str]:
+    """Regions, or patterns of them, of the streams that these conditions name."""
+    return {(arn.split(":") + [""] * 4)[3] or arn for arn in trusted_sources(trust)}
+
+
+def trusted_sources(trust: Mapping[str, Any]) -> list[str]:
+    """The ARNs, or patterns of them, that the conditions on aws:SourceArn name."""
     said = [clause for one in statements(trust) if one.get("Effect") == "Allow" for clause in clauses(one.get("Condition") or {})]
-    arns = [value for _, key, values in said if key.lower() == "aws:sourcearn" for value in values]
-    return {arn.partition(":cluster/")[2].partition("/")[0] or arn for arn in arns}
+    return [value for _, key, values in said if key.lower() == "aws:sourcearn" for value in values]
 
 
 def _lets_in(faults: Sequence[TrustFault]) -> bool:

@@ -1,31 +1,47 @@
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CountDownLatch;
+import org.opensearch.Version;
 import org.opensearch.common.settings.Settings;
 import org.opensearch.env.Environment;
 import org.opensearch.http.HttpServerTransport;
 import org.opensearch.node.InternalSettingsPreparer;
 import org.opensearch.node.Node;
 import org.opensearch.plugins.Plugin;
+import org.opensearch.plugins.PluginInfo;
 
 /**
- * A real OpenSearch 2.x node for tests, without the bootstrap of a production server (its checks of root and of kernel settings).
+ * A real OpenSearch node, 2.x or 3.x, for tests, without the bootstrap of a production server (its checks of root and of kernel settings).
  * Arguments: HOME, then settings as key=value. HOME/ready holds "host:port" while it runs; it ends on SIGTERM, or with the process
  * named by -Dparent.pid.
  */
 public class LiveNode {
+    /** The class of a module is this and "Plugin" (2.x) or "ModulePlugin" (3.x). */
     private static final List<String> MODULES = List.of(
-        "org.opensearch.transport.Netty4Plugin", "org.opensearch.index.reindex.ReindexPlugin",
-        "org.opensearch.analysis.common.CommonAnalysisPlugin", "org.opensearch.painless.PainlessPlugin",
-        "org.opensearch.index.mapper.MapperExtrasPlugin");
+        "org.opensearch.transport.Netty4", "org.opensearch.index.reindex.Reindex", "org.opensearch.analysis.common.CommonAnalysis",
+        "org.opensearch.painless.Painless", "org.opensearch.index.mapper.MapperExtras");
 
     private static final class WithModules extends Node {
-        WithModules(Environment environment, Collection<Class<? extends Plugin>> modules) { super(environment, modules, false); }
+        @SuppressWarnings({"unchecked", "rawtypes"})   // of Class in 2.x, of PluginInfo in 3.x
+        WithModules(Environment environment, Collection modules) { super(environment, modules, false); }
+    }
+
+    private static Object module(String name) throws ClassNotFoundException {
+        if (Version.CURRENT.major < 3) return Class.forName(name + "Plugin").asSubclass(Plugin.class);
+        Class<?> found;
+        try {
+            found = Class.forName(name + "ModulePlugin");
+        } catch (ClassNotFoundException otherwise) {
+            found = Class.forName(name + "Plugin");
+        }
+        return new PluginInfo(found.getName(), "module", Version.CURRENT.toString(), Version.CURRENT,
+            String.valueOf(Runtime.version().feature()), found.getName(), null, List.of(), false);
     }
 
     public static void main(String[] arguments) {
@@ -51,8 +67,8 @@ public class LiveNode {
             int equals = pair.indexOf('=');
             settings.put(pair.substring(0, equals), pair.substring(equals + 1));
         }
-        List<Class<? extends Plugin>> modules = new java.util.ArrayList<>();
-        for (String name : MODULES) modules.add(Class.forName(name).asSubclass(Plugin.class));
+        List<Object> modules = new ArrayList<>();
+        for (String name : MODULES) modules.add(module(name));
         Node node = new WithModules(InternalSettingsPreparer.prepareEnvironment(settings.build(), Map.of(), null, () -> "live-0"), modules);
         Runtime.getRuntime().addShutdownHook(new Thread(() -> {
             try {

@@ -50,6 +50,8 @@ async def write(fake: FakeOpenSearch, changes: Sequence[Change], **options: Any)
 
 ITEMS = {
     "mapping": (Refused(400, "mapper_parsing_exception", "failed to parse field"), Verdict.DEAD, "mapping"),
+    "document": (Refused(400, "document_parsing_exception", "failed to parse"), Verdict.DEAD, "mapping"),
+    "strict": (Refused(400, "strict_dynamic_mapping_exception", "mapping set to strict"), Verdict.DEAD, "mapping"),
     "immense": (Refused(400, "illegal_argument_exception", "Document contains at least one immense term"), Verdict.DEAD, "immense_term"),
     "unknown": (Refused(418, "teapot_exception", "short and stout"), Verdict.DEAD, "refused"),
     "too large": (Refused(413, "content_too_long", "no"), Verdict.DEAD, "too_large"),
@@ -57,6 +59,8 @@ ITEMS = {
     "breaker": (Refused(429, "circuit_breaking_exception", "heap"), Verdict.RETRY, "circuit_breaking_exception"),
     "flood 429": (Refused(429, "cluster_block_exception", "disk"), Verdict.RETRY, "cluster_block_exception"),
     "flood 403": (Refused(403, "cluster_block_exception", "disk"), Verdict.RETRY, "cluster_block_exception"),
+    "no shard": (Refused(503, "no_shard_available_action_exception", "none"), Verdict.RETRY, "no_shard_available_action_exception"),
+    "server": (Refused(500, "null_pointer_exception", "null"), Verdict.RETRY, "null_pointer_exception"),
     "shards": (Refused(503, "unavailable_shards_exception", "primary"), Verdict.RETRY, "unavailable_shards_exception"),
     "timeout": (Refused(408, "timeout_exception", ""), Verdict.RETRY, "timeout_exception"),
 }
@@ -77,6 +81,8 @@ async def test_an_item_that_is_refused_leaves_the_others_in(name: str) -> None:
 STOPS = {
     "fields": Refused(400, "illegal_argument_exception", "Limit of total fields [1000] has been exceeded"),
     "ids": Refused(400, "illegal_argument_exception", "Document ID is not supported in create/index operation request"),
+    "shards": Refused(400, "validation_exception", "this action would add [1] total shards; maximum shards open: [1000]/[1000]"),
+    "normal shards": Refused(400, "validation_exception", "cluster currently has [1000]/[1000] maximum normal shards open;"),
     "denied": Refused(403, "security_exception", "no permissions for [indices:data/write/bulk]"),
     "closed": Refused(400, "index_closed_exception", "closed"),
     "gone": Refused(404, "index_not_found_exception", "no such index"),
@@ -112,6 +118,9 @@ REQUESTS: dict[str, tuple[Reply, type[Exception]]] = {
     "408": (Reply(408), Unavailable),
     "500": (Reply(500, b"<html>"), Unavailable),
     "502": (Reply(502), Unavailable),
+    "504": (Reply(504), Unavailable),
+    "425": (Reply(425), Unavailable),
+    "alias missing": (Reply(404, b'{"error":{"type":"alias_missing_exception","reason":"alias [a] missing"},"status":404}'), Misconfigured),
     "503": (said(503, "cluster_manager_not_discovered_exception", ""), Unavailable),
     "blocked 403": (said(403, "cluster_block_exception", "blocked by: [FORBIDDEN/8/index write (api)]"), Unavailable),
     "blocked 429": (said(429, "cluster_block_exception", "flood"), Unavailable),
@@ -305,6 +314,28 @@ async def test_an_engine_without_external_versions_is_found_out_at_start() -> No
             await one.resume(resumed())
     async with sink(Direct(fake)) as one:
         await one.resume(resumed())
+
+
+@pytest.mark.parametrize("status", [403, 429])
+def test_a_full_disk_is_waited_for_and_costs_no_dead_letter(status: int) -> None:
+    async def run() -> None:
+        fake = FakeOpenSearch(asyncio.get_running_loop().time)
+        flood = Refused(status, "cluster_block_exception", "disk usage exceeded flood-stage watermark")
+        fake.refuse = lambda action, index, id: flood if asyncio.get_running_loop().time() < 300 else None
+        codes: list[str] = []
+        async with sink(Direct(fake)) as one:
+            while True:
+                try:
+                    assert await one.write([change(n, 1) for n in range(50)]) == []
+                    break
+                except Unavailable as error:
+                    codes.append(error.code)
+                    await asyncio.sleep(error.after or 0)
+        assert asyncio.get_running_loop().time() >= 300
+        assert codes == ["E161"] * 10
+        assert len(fake.rows(ALIAS)) == 50
+
+    virtual.run(run())
 
 
 async def test_a_node_that_is_away_is_backpressure_for_as_long_as_it_takes() -> None:

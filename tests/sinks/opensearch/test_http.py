@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from dsqlcdc.testing.opensearch import FakeOpenSearch, Reply, serving
 from dsqlcdc.testing.serverless import FakeCollection
 from dsqlcdc_opensearch import OpenSearchSink, Options
 from tests.sinks.opensearch.replica import TABLE, change, resumed
+from tests.sinks.webhook.certificates import Authority
 
 ALIAS = f"cdc-{TABLE}"
 LONG = "x" * 20_000
@@ -164,8 +168,6 @@ async def test_a_large_body_whose_connection_broke_is_sent_again_by_asking_first
 
 
 def _no_tls() -> Any:
-    import ssl
-
     return ssl.create_default_context()
 
 
@@ -182,6 +184,56 @@ async def test_a_certificate_that_is_not_trusted_is_unavailable_at_first() -> No
                 await one.write([change(1, 1)])
     finally:
         await runner.cleanup()
+
+
+async def test_a_client_certificate_is_shown_and_without_it_nothing_goes_in(tmp_path: Path) -> None:
+    cluster, clients = Authority(tmp_path, "cluster"), Authority(tmp_path, "clients")
+    served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(clients.path))
+    served.load_cert_chain(*cluster.sign("127.0.0.1"))
+    served.verify_mode = ssl.CERT_REQUIRED
+    certificate, key = clients.sign("dsqlcdc.example", client=True)
+    engine = FakeOpenSearch(time.monotonic)
+    async with serving(engine, served) as url:
+        for tls, right in (
+            ({"ca": cluster.path, "certificate": certificate, "key": key}, True),
+            ({"ca": cluster.path}, False),
+            ({}, False),
+        ):
+            async with made(url, tls={name: str(file) for name, file in tls.items()}) as one:
+                if right:
+                    assert await one.write([change(1, 1)]) == []
+                else:
+                    with pytest.raises(Unavailable, match="E160"):
+                        await one.write([change(2, 1)])
+    assert set(engine.rows(ALIAS)) == {"1"}
+
+
+async def test_credentials_that_expire_are_fetched_anew_without_holding_up_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program that gives them waits for what the loop does meanwhile: were the loop held up, it would give up."""
+    expires = (datetime.now(UTC) + timedelta(minutes=2)).isoformat()  # so near that each request fetches them anew
+    given = {"Version": 1, "AccessKeyId": "AKIDEXAMPLE", "SecretAccessKey": "x" * 40, "SessionToken": "t", "Expiration": expires}
+    begun, go, script = tmp_path / "begun", tmp_path / "go", tmp_path / "credentials.sh"
+    waiting = f"touch {begun}; n=0; while [ ! -e {go} ]; do n=$((n+1)); [ $n -gt 1000 ] && exit 1; sleep 0.01; done"
+    script.write_text(f"#!/bin/sh\n{waiting}\necho '{json.dumps(given)}'\n")
+    script.chmod(0o755)
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {script}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    engine = FakeOpenSearch(time.monotonic)
+    async with serving(engine) as url, made(url, sign={}) as one:
+        for version in (1, 2):
+            begun.unlink(missing_ok=True)
+            go.unlink(missing_ok=True)
+            writing = asyncio.create_task(one.write([change(1, version)]))
+            while not begun.exists():
+                await asyncio.sleep(0)
+                assert not writing.done()
+            go.touch()
+            assert await writing == []
 
 
 async def test_a_certificate_that_cannot_be_read_stops_the_sink(tmp_path: Path) -> None:

@@ -162,6 +162,110 @@ async def test_json_is_searchable_and_bytea_kept_when_asked() -> None:
     assert rows["1"]["image"] == "AAAA"
 
 
+async def shown(fake: FakeOpenSearch, *rows: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Write these rows, one batch each; the types of the fields afterwards."""
+    async with sink(Direct(fake), **options) as one:
+        for n, row in enumerate(rows):
+            assert await one.write([change(1, len(fake.requests) * 1000 + n + 1, **row)]) == []
+    return {name: field.get("type") for name, field in fake.indexes[INDEX].properties.items() if name != "__cdc"}
+
+
+@pytest.mark.parametrize(("evolve", "more"), [("add", {"later": "long", "text": "keyword"}), ("off", {}), (None, {})])
+async def test_beyond_a_row_model_a_new_column_is_added_where_that_is_asked_for(evolve: str | None, more: dict[str, str]) -> None:
+    fake = engine()
+    rows = [{"note": "x"}, {"later": 5, "text": "a"}, {"later": "no number", "text": {"a": [1]}, "ref": "r"}, {"later": [1], "text": [2]}]
+    fields = await shown(fake, *rows, evolve=evolve, columns=lambda table: {"id": "bigint", "note": "text", "ref": "uuid"})
+    assert fields == {"id": "long", "note": "text", "ref": "keyword", **more}
+    assert fake.rows(ALIAS)["1"]["later"] == ("[1]" if more else [1]), "a value that the field does not take is its JSON text"
+
+
+@pytest.mark.parametrize(("evolve", "more"), [("add", {"id": "long", "later": "long"}), ("off", {}), (None, {})])
+async def test_beyond_a_mapping_file_too(evolve: str | None, more: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "orders.json").write_text('{"properties": {"note": {"type": "text"}}}')
+    fields = await shown(engine(), {"note": "x", "later": 5}, evolve=evolve, mappings={"public.*": tmp_path / "orders.json"})
+    assert fields == {"note": "text", **more}
+
+
+async def test_with_nothing_known_and_nothing_added_no_row_is_refused_and_what_was_added_before_stays() -> None:
+    fake = engine()
+    assert await shown(fake, {"a": 1, "b": {"c": 1}}, evolve="off") == {}
+    fake = engine()
+    await shown(fake, {"a": 1})
+    assert await shown(fake, {}, {"a": {"x": 1}, "b": 2}, {"a": [1, "x"], "b": {}}, evolve="off") == {"a": "long", "id": "long"}
+    assert fake.rows(ALIAS)["1"]["a"] == '[1,"x"]'
+
+
+async def test_columns_that_appear_in_a_batch_are_added_at_once_and_before_the_documents() -> None:
+    fake = engine()
+    async with sink(Direct(fake)) as one:
+        await one.write([change(0, 1)])
+        del fake.requests[:]
+        assert await one.write([change(n, 2, **{f"c{n}": n}) for n in range(200)]) == []
+    puts = [n for n, (method, path, _) in enumerate(fake.requests) if (method, path) == ("PUT", f"/{INDEX}/_mapping")]
+    assert len(puts) == 1
+    assert puts[0] < [path for _, path, _ in fake.requests].index("/_bulk")
+    assert len(fake.indexes[INDEX].properties) == 202
+
+
+def test_a_mapping_is_changed_ten_times_in_ten_seconds_at_the_most() -> None:
+    async def run() -> None:
+        fake = FakeOpenSearch(asyncio.get_running_loop().time)
+        moments: list[float] = []
+
+        def before(method: str, path: str, body: bytes) -> Reply | None:
+            if method == "PUT" and path.endswith("/_mapping"):
+                moments.append(asyncio.get_running_loop().time())
+            return None
+
+        fake.before = before
+        async with sink(Direct(fake)) as one:
+            for n in range(45):
+                assert await one.write([change(1, n + 1, **{f"c{n}": n})]) == []
+        assert len(moments) == 45
+        assert all(later - earlier >= 10 for earlier, later in zip(moments, moments[10:], strict=False))
+        assert moments[-1] - moments[0] < 50
+
+    virtual.run(run())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(["a", "b", "c", "a.b", "é"]), st.none() | st.integers() | st.text(max_size=5) | st.just([1]) |
+                                st.just({"x": 1}), max_size=4), min_size=1, max_size=12), st.integers(2, 3))  # fmt: skip
+def test_processes_that_meet_new_columns_at_once_agree_on_one_mapping_and_no_row_is_refused(rows: list[dict[str, Any]], sinks: int) -> None:
+    async def run() -> None:
+        fake = FakeOpenSearch(asyncio.get_running_loop().time)
+
+        async def deliver(n: int, moments: list[float]) -> None:
+            async with sink(Direct(fake, lambda: (moments[n % len(moments)], 0.0))) as one:
+                for m in range(n, len(rows), sinks):
+                    while True:
+                        try:
+                            assert await one.write([change(m, 1, **rows[m])]) == []
+                            break
+                        except Unavailable as error:
+                            await asyncio.sleep(error.after or 1)
+
+        await asyncio.gather(*(deliver(n, [0.0, 0.01, 0.003]) for n in range(sinks)))
+        assert len(fake.rows(ALIAS)) == len(rows)
+        columns = {name for row in rows for name, value in row.items() if value is not None}
+        assert len(fake.indexes[INDEX].properties) == len(columns) + 2, "the columns, the key and __cdc"
+
+    virtual.run(run())
+
+
+async def test_a_full_mapping_stops_the_sink_and_without_new_columns_it_goes_on() -> None:
+    fake = engine()
+    await shown(fake, {"a": 1})
+    fake.indexes[INDEX].field_limit = 8
+    row = {f"c{n}": n for n in range(20)}
+    async with sink(Direct(fake)) as one:
+        with pytest.raises(Misconfigured, match=r"E164.*evolve: off"):
+            await one.write([change(2, 1, **row)])
+    async with sink(Direct(fake), evolve="off") as one:
+        assert await one.write([change(2, 1, **row)]) == []
+    assert fake.rows(ALIAS)["2"]["c7"] == 7
+
+
 async def test_a_mapping_file_says_how_columns_are_indexed(tmp_path: Path) -> None:
     (tmp_path / "orders.json").write_text('{"properties": {"note": {"type": "text"}}}')
     fake = engine()

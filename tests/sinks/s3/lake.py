@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from dsqlcdc import parquet
 from dsqlcdc.contract import Change, Context, Op, Progress, Resume, Table
 from dsqlcdc_s3 import S3Sink
 from dsqlcdc_s3.objects import PAGE, Missing, Objects, Put
@@ -29,6 +30,11 @@ async def no_step() -> None:
     return
 
 
+def text_of(key: str, body: bytes) -> bytes:
+    """The lines of an object of either format."""
+    return b"".join(parquet.lines(body)) if key.endswith(".parquet") else gzip.decompress(body)
+
+
 class Bucket:
     """Objects in memory. `calls` are the puts that took place or were refused, in order: (key, body, put)."""
 
@@ -42,7 +48,7 @@ class Bucket:
         if put is Put.CREATED:
             self.objects[key] = body
             if "data/" in key:
-                self.rows[key] = [bytes.fromhex(msgspec.json.decode(line)["id"]) for line in gzip.decompress(body).splitlines()]
+                self.rows[key] = [bytes.fromhex(msgspec.json.decode(line)["id"]) for line in text_of(key, body).splitlines()]
         self.calls.append((key, body, put))
         return put
 
@@ -51,7 +57,7 @@ class Bucket:
 
     def lines(self) -> list[dict[str, Any]]:
         """Every line of the lake."""
-        return [msgspec.json.decode(line) for _, body in self.data() for line in gzip.decompress(body).splitlines()]
+        return [msgspec.json.decode(line) for key, body in self.data() for line in text_of(key, body).splitlines()]
 
     def ids(self) -> list[bytes]:
         """The id of every line of the lake."""
@@ -133,7 +139,7 @@ def make_sink(objects: Objects, options: Mapping[str, Any] | None = None, *, kin
     async def opened() -> AsyncIterator[Objects]:
         yield objects
 
-    made = kind.Options.model_validate({"bucket": "lake", "prefix": "cdc/", "gzip": 1, **(options or {})})
+    made = kind.Options.model_validate({"bucket": "lake", "prefix": "cdc/", "gzip": 1, "digest": None, **(options or {})})
     more.setdefault("clock", lambda: float(NOON))
     return kind(made, more.pop("context", context()), objects=opened, **more)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,10 +25,11 @@ from .lake import NOON, Bucket, FakeObjects, change, make_sink, resume, step
 
 @dataclass(frozen=True)
 class Habits:
-    """How the driver behaves. The defaults are right; each other value is a known mistake."""
+    """How the driver behaves. The defaults are right; each other value is a known mistake. `seals`: it ends periods, and the last run."""
 
     duplicates_share_fate: bool = True
     remembers: bool = True
+    seals: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class World:
     habits: Habits
     kind: type[S3Sink]
     wrap: Callable[[Objects], Objects]
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     shards: list[list[Change]] = field(default_factory=list)
     bucket: Bucket = field(default_factory=Bucket)
     history: list[State] = field(default_factory=list)
@@ -91,8 +93,11 @@ class Life:
         self.fenced = False
         self.objects = FakeObjects(world.bucket, before=self._fault, after=self._fault, pause=step)
         world.lives += 1
-        self.sink = make_sink(world.wrap(self.objects), {"parallel": 1}, kind=world.kind, writer=f"w{world.lives}")
+        options = {"parallel": 1, "digest": {} if world.habits.seals else None, **world.options}
+        self.sink = make_sink(world.wrap(self.objects), options, kind=world.kind, writer=f"w{world.lives}", ticking=False)
         self.read = [0 for _ in world.shards]
+        self.started = state.frontier
+        self.delivered = [0 for _ in world.shards]
         self.settled: list[set[int]] = [set() for _ in world.shards]
         self.joined: dict[bytes, list[tuple[int, int]]] = {}
         self.pending: list[tuple[Change, tuple[int, int]]] = []
@@ -103,10 +108,15 @@ class Life:
             raise Unavailable("cannot put", where=key, why="no answer")
 
     def progress(self) -> list[Progress]:
-        return [
-            Progress(f"s{n}", "", str(at or ""), at, {}, at - len(done), frontier=str(_frontier(done) or ""))
-            for n, (at, done) in enumerate(zip(self.read, self.settled, strict=True))
-        ]
+        return [self._progress(n) for n in range(len(self.read))]
+
+    def _progress(self, n: int) -> Progress:
+        at, start, done = self.read[n], self.started[n], len(self.settled[n])
+        delivered, frontier = self.delivered[n], str(_frontier(self.settled[n]) or "")
+        counts = {"delivered": delivered, "duplicate": done - start - delivered}
+        begun, end, first = str(start or "trim_horizon"), str(at) if at > start else "", str(start + 1) if at > start else ""
+        settled = {outcome: count for outcome, count in counts.items() if count}
+        return Progress(f"s{n}", begun, end, at - start, settled, at - done, frontier=frontier, arrived=1.0, first=first)
 
     async def run(self) -> None:
         """Read, write, settle and commit until nothing is left."""
@@ -129,9 +139,21 @@ class Life:
             while await self._read_some():
                 if chance.random() < 0.5 and self.pending:
                     await self._write()
+                if world.habits.seals and chance.random() < 0.2:
+                    await self._seal()
             while self.pending:
                 await self._write()
             await self._commit()
+            if world.habits.seals:
+                await self._seal(closing=True)
+
+    async def _seal(self, *, closing: bool = False) -> None:
+        while True:
+            try:
+                assert await self.sink.seal(closing=closing)
+                return
+            except Unavailable:
+                await step()
 
     async def _read_some(self) -> bool:
         open_shards = [n for n, shard in enumerate(self.world.shards) if self.read[n] < len(shard)]
@@ -181,7 +203,8 @@ class Life:
         return batch
 
     def _done(self, batch: list[tuple[Change, tuple[int, int]]]) -> None:
-        for copy, _ in batch:
+        for copy, (shard, _) in batch:
+            self.delivered[shard] += 1
             for debt in self.joined.pop(copy.id):
                 self._settle(debt)
             self.memory.add(copy.id)
@@ -191,7 +214,8 @@ class Life:
 
     async def _commit(self, word: bytes | None = None) -> None:
         frontier = tuple(map(_frontier, self.settled))
-        self.state = State(frontier, frozenset(self.memory), self.sink.word() if word is None else word)
+        said = self.sink.account(self.sink.word() if word is None else word)
+        self.state = State(frontier, frozenset(self.memory), said)
         await step()
         if not self.fenced:  # a zombie's commits go nowhere: the store is another runner's now
             self.world.history.append(self.state)
@@ -208,11 +232,16 @@ class Stuck(AssertionError):
 
 
 def play(
-    seed: int, *, habits: Habits | None = None, kind: type[S3Sink] = S3Sink, wrap: Callable[[Objects], Objects] = lambda o: o
+    seed: int,
+    *,
+    habits: Habits | None = None,
+    kind: type[S3Sink] = S3Sink,
+    wrap: Callable[[Objects], Objects] = lambda o: o,
+    options: Mapping[str, Any] | None = None,
 ) -> World:
     """Several lives that crash, then a clean one that does not. What the lake holds then is for the caller to judge."""
     chance = random.Random(seed)
-    world = World(chance, habits or Habits(), kind, wrap)
+    world = World(chance, habits or Habits(), kind, wrap, options or {})
     zombies: list[tuple[Life, Coroutine[Any, None, None]]] = []
     for _ in range(chance.randint(1, 5)):
         life = Life(world, _found(world), clean=False)

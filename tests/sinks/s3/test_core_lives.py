@@ -101,8 +101,10 @@ def fill(stream: MemoryStream, chance: random.Random) -> set[int]:
     return set(numbers)
 
 
-async def life(stream: MemoryStream, checkpoints: Checkpoints, bucket: Bucket, chance: random.Random, kill_after: int | None) -> bool:
-    """One run, killed at its request number `kill_after`. True when it came to its end."""
+async def life(
+    stream: MemoryStream, checkpoints: Checkpoints, bucket: Bucket, chance: random.Random, kill_after: int | None, **more: Any
+) -> bool:
+    """One run with these options more, killed at its request number `kill_after`. True when it came to its end."""
     left = kill_after
 
     def fault(key: str, body: bytes) -> None:
@@ -120,7 +122,7 @@ async def life(stream: MemoryStream, checkpoints: Checkpoints, bucket: Bucket, c
         for _ in range(chance.randrange(3)):
             await asyncio.sleep(0)
 
-    options = {"roll": {"bytes": "1KiB", "records": chance.randint(1, 9), "age": "1s"}, "parallel": chance.randint(1, 4)}
+    options = {"roll": {"bytes": "1KiB", "records": chance.randint(1, 9), "age": "1s"}, "parallel": chance.randint(1, 4), **more}
     sink = make_sink(FakeObjects(bucket, before=fault, after=fault, pause=pause), options, context=context(), writer=f"w{chance.random()}")
     recipe = Recipe(
         name=NAME,

@@ -91,7 +91,7 @@ def client(bucket: Bucket) -> FakeClient:
 
 
 def over(client: FakeClient, **options: Any) -> S3Sink:
-    made = Options.model_validate({"bucket": "lake", "prefix": "cdc/", "parallel": 1, **options})
+    made = Options.model_validate({"bucket": "lake", "prefix": "cdc/", "parallel": 1, "digest": None, **options})
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[AwsObjects]:

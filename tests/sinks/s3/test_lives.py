@@ -36,6 +36,10 @@ def test_every_change_is_in_the_lake_exactly_once_whatever_crashes(block: int) -
     assert troubles(range(block * LIVES, (block + 1) * LIVES)) == (0, 0)
 
 
+def test_every_change_is_in_the_lake_exactly_once_as_parquet_too() -> None:
+    assert troubles(range(150), options={"format": "parquet"}) == (0, 0)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_every_change_is_in_the_lake_exactly_once_in_a_hundred_thousand_histories() -> None:

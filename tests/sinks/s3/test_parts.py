@@ -86,9 +86,9 @@ def test_the_same_changes_give_the_same_bytes_in_any_order() -> None:
     assert whole[0].body[4:8] == bytes(4), "no time in the gzip header"
 
 
-def test_rows_stand_by_version_shard_and_sequence_as_a_number() -> None:
+def test_rows_stand_by_version_transaction_shard_and_sequence_as_a_number() -> None:
     rows = [(2, "s1", 9), (2, "s1", 10), (2, "s2", 1), (1, "s9", 99), (2, "s1", 2)]
-    changes = [change(n, version=v + NOON * SECOND, shard=shard, sequence=seq) for n, (v, shard, seq) in enumerate(rows)]
+    changes = [change(n, version=v + NOON * SECOND, shard=shard, sequence=seq, transaction="t") for n, (v, shard, seq) in enumerate(rows)]
     ((part,), _) = encode(numbered(changes), raw=False, level=1)
     lines = [json.loads(line) for line in gzip.decompress(part.body).splitlines()]
     assert [(line["version"] - NOON * SECOND, line["shard"], int(line["sequence"])) for line in lines] == sorted(rows)

@@ -45,11 +45,12 @@ def webhook(
     post: Any = None,
     claims: Any = None,
     clock: Callable[[], float] = lambda: float(NOON),
+    context: Context | None = None,
     **options: Any,
 ) -> WebhookSink:
     given = Options.model_validate({"url": url, "secrets": [SECRET], **options})
     makers = {"post": None if post is None else lambda: post, "claims": None if claims is None else lambda: claims}
-    return WebhookSink(given, Context("p", "hook"), **makers, clock=clock)
+    return WebhookSink(given, context or Context("p", "hook"), **makers, clock=clock)
 
 
 class Script:

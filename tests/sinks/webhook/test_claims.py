@@ -164,6 +164,28 @@ async def test_the_name_is_the_changes_id_and_is_put_once_a_life() -> None:
             assert "X-Amz-Signature" in urls[0]
 
 
+async def test_a_signed_reference_is_the_same_for_each_attempt_until_half_of_its_time_is_over() -> None:
+    """One id, one body. The credentials may change meanwhile: what is signed is not signed again."""
+    recorded, now = Recorded(), [0.0]
+    options = ClaimCheck.model_construct(bucket="my-claims", prefix="in/", above=1, expires=3600.0)
+    async with S3Claims(options, Aws(), connect=recorded.connect, clock=lambda: now[0]) as claims:
+        client = claims._client
+        made, sign = 0, client.generate_presigned_url
+
+        async def signing(*args: Any, **kwargs: Any) -> str:
+            nonlocal made
+            made += 1
+            return f"{await sign(*args, **kwargs)}&n={made}"  # of two signatures in one second the URLs would be equal
+
+        client.generate_presigned_url = signing
+        urls: list[str] = []
+        for moment in (0.0, 60.0, 1800.0, 1801.0, 3601.0, 3602.0):
+            now[0] = moment
+            urls.append(await claims.put("abc", b"{}"))
+        assert [url.rpartition("=")[2] for url in urls] == ["1", "1", "1", "2", "2", "3"]
+        assert await claims.put("other", b"{}") != urls[-1]
+
+
 def test_the_same_change_is_put_under_the_same_name_with_the_same_bytes_in_every_life() -> None:
     async def life() -> tuple[dict[str, bytes], list[Any]]:
         post, stored = Script(), Stored()

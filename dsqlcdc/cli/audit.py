@@ -1,0 +1,137 @@
+"""`dsqlcdc audit`: the lake as evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dsqlcdc.cli.lake import register
+from dsqlcdc.cli.output import counted, emit, emit_json, printable, say
+from dsqlcdc.cli.shape import AsJson, ConfigFile, group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dsqlcdc.hosts.audit import Report, Told
+
+app = group("The lake of an s3 sink, as evidence: whole or not, what was committed, the history of a row.")
+
+Sink = Annotated[str, typer.Option(help="Of which s3 sink; may be left out where there is but one.", show_default=False)]
+_SHOWN = 200
+"""Findings that are printed; --json has them all."""
+
+
+@app.command(short_help="Prove that the lake is whole and unaltered.")
+def verify(
+    config: ConfigFile,
+    sink: Sink = "",
+    since: Annotated[
+        str, typer.Option("--from", metavar="TIME", help="From the digest before: an ISO time, or 24h.", show_default=False)
+    ] = "",
+    until: Annotated[str, typer.Option("--to", metavar="TIME", help="To the digest behind: an ISO time, or 1h.", show_default=False)] = "",
+    deep: Annotated[bool, typer.Option("--deep", help="Every row too: its id, its order, its place.")] = False,
+    public_key: Annotated[
+        list[Path],
+        typer.Option("--public-key", metavar="FILE", help="Only this key's signatures count; may be given again.", show_default=False),
+    ] = [],  # noqa: B006 (typer takes a list for an option that may come again, and hands out a new one)
+    resume: Annotated[str, typer.Option(metavar="FILE", help="Note here how far it came, and go on from there.", show_default=False)] = "",
+    parallel: Annotated[int, typer.Option(min=1, max=64, help="Objects that are read at a time.")] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Judge every byte of the lake: signatures, the chain of digests and their Merkle roots, the chain of manifests, every object's hashes
+    and rows, every shard's read ranges and whether what was read adds up, lineage, gaps, retention.
+
+    Exits 0 where it is whole, 1 where something was altered or is missing, 3 where it is whole but for declared gaps. It says what it cannot
+    prove.
+    """
+    import asyncio
+
+    from dsqlcdc.cli.selection import since_of
+    from dsqlcdc.config import load
+    from dsqlcdc.hosts.audit import verify as work
+
+    asked = {
+        "since": since_of(since, "audit verify", "--from") if since else 0.0,
+        "until": since_of(until, "audit verify", "--to") if until else 0.0,
+        "deep": deep,
+        "public_keys": [str(path) for path in public_key],
+        "resume": resume,
+        "parallel": parallel,
+    }
+    report = asyncio.run(work(load(Path(config)), sink, asked, _progress()))
+    if as_json:
+        emit_json(report.as_json())
+    else:
+        render(report)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command(short_help="Write the digests that are missing.")
+def digest(
+    config: ConfigFile,
+    sink: Sink = "",
+    every: Annotated[bool, typer.Option("--all", help="Look at all manifests of Lambda, also at those that came late.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the digests that are missing: those whose writer was killed, and those of batches that were written in Lambda.
+
+    A lake that the daemon writes has its digests from the daemon: only what it left unfinished is written here. To be run on a schedule where
+    Lambda writes, once for each period; twice does no harm.
+    """
+    import asyncio
+
+    from dsqlcdc.config import load
+    from dsqlcdc.hosts.audit import audit_of
+
+    _, audit = audit_of(load(Path(config)), sink)
+    written = asyncio.run(audit.digest(every=every))
+    if as_json:
+        emit_json({"digests": list(written)})
+        return
+    for key in written:
+        emit(key)
+    if not written:
+        say("No digest is missing.")
+
+
+def _progress() -> Callable[[Told], None]:
+    """Says how far it is, at most every few seconds."""
+    import time
+
+    last = [time.monotonic()]
+    began = last[0]
+
+    def tell(told: Told) -> None:
+        now = time.monotonic()
+        if now - last[0] >= 2.0:
+            last[0] = now
+            of = f" of {told.of}" if told.of else ""
+            say(f"{told.step}: {told.done}{of}, {told.bytes / 1e6:.0f} MB, {now - began:.0f} s")
+
+    return tell
+
+
+def render(report: Report) -> None:
+    """The verdict for people: findings first, what cannot be proved last."""
+    for finding in report.findings[:_SHOWN]:
+        emit(f"{finding.kind:8}{finding.code:12}{printable(finding.where)}: {printable(finding.what)}")
+    rest = len(report.findings) - _SHOWN + report.more
+    if rest > 0:
+        emit(f"… and {counted(rest, 'finding')} more (--json)")
+    signed = f"{report.signed} of {counted(report.digests, 'digest')} signed"
+    if report.signers:
+        signed += f" by {', '.join(signer[:16] for signer in report.signers)}"
+    emit(f"{report.place}: {report.verdict}")
+    emit(f"  manifests {report.first} to {report.last}, {report.since or '-'} to {report.until or '-'}; {signed}")
+    objects = f"{counted(report.objects, 'object')} with {counted(report.rows, 'row')}, {report.bytes / 1e6:.1f} MB"
+    emit(f"  {objects}{', every row judged' if report.deep else ''}; {report.void} void")
+    outcomes = " + ".join(f"{count} {outcome}" for outcome, count in report.settled.items()) or "0"
+    left = f" + {report.left} left open by a run that ended, and read again" if report.left else ""
+    emit(f"  {counted(report.shards, 'shard')}: read {report.read} = {outcomes} + {report.open} open{left}")
+    for sentence in report.unproved:
+        emit(f"  not proved: {sentence}")
+
+
+register(app)

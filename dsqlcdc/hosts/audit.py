@@ -1,0 +1,117 @@
+"""The audit of a lake: which sink's, by whom, and what the state store says of how far it reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from dsqlcdc.assemble import open_checkpoints
+from dsqlcdc.config import Config
+from dsqlcdc.core.ports import Gap
+from dsqlcdc.errors import Stopped, Unavailable
+from dsqlcdc.hosts.lake_store import lake_sink
+from dsqlcdc.plugins import AUDITS, sink_factory
+
+
+class Told(Protocol):
+    """How far it is. See dsqlcdc_s3.audit.findings."""
+
+    step: str
+    done: int
+    of: int
+    bytes: int
+
+
+class Finding(Protocol):
+    kind: str
+    code: str
+    where: str
+    what: str
+
+
+class Report(Protocol):
+    """The verdict. See dsqlcdc_s3.audit.findings."""
+
+    place: str
+    first: int
+    last: int
+    since: str
+    until: str
+    manifests: int
+    digests: int
+    signed: int
+    signers: Sequence[str]
+    objects: int
+    void: int
+    rows: int
+    bytes: int
+    uncompressed_bytes: int
+    shards: int
+    read: int
+    settled: Mapping[str, int]
+    open: int
+    left: int
+    deep: bool
+    findings: Sequence[Finding]
+    more: int
+    unproved: Sequence[str]
+
+    @property
+    def verdict(self) -> str: ...
+
+    @property
+    def exit_code(self) -> int: ...
+
+    def as_json(self) -> dict[str, Any]: ...
+
+
+class Audit(Protocol):
+    """What the entry points in the group `dsqlcdc.audits` make."""
+
+    async def verify(self, asked: Mapping[str, Any], tell: Callable[[Told], None]) -> Report: ...
+
+    async def digest(self, *, every: bool = False) -> Sequence[str]: ...
+
+
+def audit_of(config: Config, name: str) -> tuple[str, Audit]:
+    """The sink that is meant, which may be left out where there is but one, and its audit. Raises ConfigError."""
+    sink = lake_sink(config, name).name
+    made = sink_factory("s3", AUDITS)(config.sinks[sink].options, config.context(sink))
+    return sink, cast(Audit, made)
+
+
+async def anchor(config: Config, sink: str) -> dict[str, Any] | None:
+    """What the state store says of a sink: its word, where every shard stands, its gaps. None where it knows nothing, or cannot be asked."""
+    try:
+        store = open_checkpoints(config, read_only=True)
+    except Stopped:
+        return None
+    try:
+        names = [name for name in await store.names() if (name.pipeline, name.sink) == (config.pipeline, sink)]
+        gaps = [gap for gap in await store.gaps(config.pipeline) if gap.sink in ("", sink)]
+        found = [(name, await store.load(name)) for name in names]
+    except (Stopped, Unavailable):
+        return None
+    finally:
+        await store.close()
+    for name, checkpoint in sorted(found, key=lambda one: one[0].stream, reverse=True):
+        if checkpoint is not None and checkpoint.word:
+            marks = checkpoint.marks.items()
+            positions = {shard: "end" if mark.position.kind == "end" else mark.position.sequence for shard, mark in marks}
+            return {"word": checkpoint.word, "positions": positions, "gaps": _plain(gaps), "stream": name.stream}
+    return None
+
+
+def _plain(gaps: Sequence[Gap]) -> list[dict[str, Any]]:
+    return [msgspec.to_builtins(gap) for gap in gaps]
+
+
+async def verify(config: Config, sink: str, asked: Mapping[str, Any], tell: Callable[[Told], None]) -> Report:
+    """Verify the lake of a sink; `asked` as dsqlcdc_s3.audit.findings.Asked, without its anchor.
+
+    The state is asked first: what it says of by then, the lake has. Raises ConfigError, Misconfigured, Unavailable.
+    """
+    name, audit = audit_of(config, sink)
+    return await audit.verify({**asked, "anchor": await anchor(config, name)}, tell)

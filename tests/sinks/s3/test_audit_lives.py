@@ -1,0 +1,176 @@
+"""The law of the audit: a chain that random lives leave behind verifies, and no single byte or object of it can be changed unseen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from dsqlcdc.testing.virtual import run
+from dsqlcdc_s3 import S3Sink
+from dsqlcdc_s3.account import Books
+from dsqlcdc_s3.encode import void
+from dsqlcdc_s3.manifest import Manifest, Word, decode_word
+from dsqlcdc_s3.memory import Memory
+
+from . import test_core_lives as core
+from .auditing import audit, troubles
+from .lake import Bucket
+from .lives import Habits, World, play, verdict
+
+SEALING = Habits(seals=True)
+
+
+def lived(seed: int) -> World:
+    """A world whose last run has closed its lake with a digest."""
+    world = play(seed, habits=SEALING)
+    assert verdict(world) == (0, 0)
+    return world
+
+
+def unsound(seeds: Sequence[int]) -> list[tuple[int, Any]]:
+    return [(seed, found) for seed in seeds if (found := troubles(run(audit(lived(seed).bucket, deep=False))))]
+
+
+@pytest.mark.parametrize("block", range(3))
+def test_the_chain_of_random_lives_verifies(block: int) -> None:
+    assert unsound(range(block * 150, (block + 1) * 150)) == []
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(2400)
+def test_the_chain_of_twenty_thousand_random_lives_verifies() -> None:
+    assert unsound(range(100_000, 120_000)) == []
+
+
+async def history(seed: int) -> Bucket:
+    """Lives of the real core, killed at any request, with a digest every two seconds; then one that comes to its end."""
+    chance = random.Random(seed)
+    stream = core.MemoryStream(shards=chance.randint(1, 3))
+    checkpoints, bucket = core.Checkpoints(remembers=chance.random() < 0.5), Bucket()
+    core.fill(stream, chance)
+    for _ in range(chance.randint(1, 5)):
+        kill_after = int(chance.expovariate(1 / 12)) + 1
+        await core.life(stream, checkpoints, bucket, chance, kill_after=kill_after, digest={"every": "2s"})
+    assert await core.life(stream, checkpoints, bucket, chance, kill_after=None, digest={"every": "2s"})
+    return bucket
+
+
+def core_troubles(seeds: Sequence[int]) -> list[tuple[int, Any]]:
+    async def all_of_them() -> list[tuple[int, Any]]:
+        return [(seed, found) for seed in seeds if (found := troubles(await audit(await history(seed), deep=False)))]
+
+    return run(all_of_them())
+
+
+def test_the_chain_of_the_real_core_verifies() -> None:
+    assert core_troubles(range(80)) == []
+
+
+# ── one change, anywhere ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def flip(bucket: Bucket, chance: random.Random) -> str:
+    key = chance.choice(sorted(bucket.objects))
+    body = bytearray(bucket.objects[key])
+    at = chance.randrange(len(body))
+    body[at] ^= 1 << chance.randrange(8)
+    bucket.objects[key] = bytes(body)
+    return f"bit of byte {at} of {key}"
+
+
+def cut(bucket: Bucket, chance: random.Random) -> str:
+    key = chance.choice(sorted(bucket.objects))
+    bucket.objects[key] = bucket.objects[key][: -chance.randint(1, 5)]
+    return f"end of {key}"
+
+
+def lengthen(bucket: Bucket, chance: random.Random) -> str:
+    key = chance.choice(sorted(bucket.objects))
+    bucket.objects[key] += chance.choice((b"\n", b" ", b"\0", void()))
+    return f"something behind {key}"
+
+
+def delete(bucket: Bucket, chance: random.Random) -> str:
+    key = chance.choice(sorted(bucket.objects))
+    del bucket.objects[key]
+    return f"deleted {key}"
+
+
+def add(bucket: Bucket, chance: random.Random) -> str:
+    key = chance.choice(sorted(key for key in bucket.objects if "data/" in key))
+    name = key.replace("data/public.orders", chance.choice(("data/public.other", "data/public.orders/copy")))
+    bucket.objects[name] = bucket.objects[key]
+    return f"added {name}"
+
+
+def empty(bucket: Bucket, chance: random.Random) -> str:
+    key = chance.choice(sorted(key for key, body in bucket.objects.items() if "data/" in key and body != void()))
+    bucket.objects[key] = void()
+    return f"emptied {key}"
+
+
+def swap(bucket: Bucket, chance: random.Random) -> str:
+    while True:
+        one, two = chance.sample(sorted(bucket.objects), 2)
+        if bucket.objects[one] != bucket.objects[two]:
+            bucket.objects[one], bucket.objects[two] = bucket.objects[two], bucket.objects[one]
+            return f"swapped {one} and {two}"
+
+
+CHANGES: Sequence[Callable[[Bucket, random.Random], str]] = (flip, flip, flip, cut, lengthen, delete, add, empty, swap)
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_no_byte_and_no_object_is_changed_unseen(block: int) -> None:
+    async def unseen() -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = []
+        for seed in range(block * 30, (block + 1) * 30):
+            bucket, chance = lived(seed).bucket, random.Random(seed)
+            assert troubles(await audit(bucket, deep=False)) == [], "the control: unchanged it passes"
+            for _ in range(12):
+                changed = Bucket()
+                changed.objects = dict(bucket.objects)
+                what = chance.choice(CHANGES)(changed, chance)
+                if (await audit(changed, deep=False)).exit_code != 1:
+                    found.append((seed, what))
+        return found
+
+    assert run(unseen()) == []
+
+
+# ── the controls: each mistake of the writer must show ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_a_killed_run_had_settled_is_missing_where_the_word_does_not_carry_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Books, "accounts", lambda self: [])
+    assert len(core_troubles(range(60))) > 1
+
+
+def test_what_is_told_twice_does_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Books, "_reduce", lambda self, manifest: None)
+    assert len(core_troubles(range(60))) > 3
+
+
+def test_a_void_part_that_no_manifest_tells_of_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(self: S3Sink) -> bytes:
+        word = decode_word(_word(self))
+        assert word is not None
+        oldest = Memory.oldest(self._memory, self._next, self._progress())
+        return _encode(Word(word.format, word.epoch, oldest, word.place, word.last, word.accounts))
+
+    _word, _encode = S3Sink.word, core.msgspec.json.encode
+    monkeypatch.setattr(S3Sink, "word", forgetful)
+    assert unsound(range(100, 150))
+
+
+def test_a_manifest_that_leaves_a_shard_out_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = Manifest.encode
+
+    def careless(self: Manifest) -> bytes:
+        return encode(core.msgspec.structs.replace(self, reads=self.reads[1:]))
+
+    monkeypatch.setattr(Manifest, "encode", careless)
+    assert len(unsound(range(20))) > 5
