@@ -220,13 +220,11 @@ class Latest:
         owed: list[int] = []
         stale: list[int] = []
         young = self._memory.young(changes[-1].arrived)
-        older = [g.entries for g in reversed(self._memory.generations) if g.entries is not young]
+        older = [g.entries for g in self._memory.generations if g.entries is not young]
         opened, rows, known = self._open, self._rows, self._in
         for change, debt in zip(changes, debts, strict=True):
             row, id, mine = key_hash(change), change.id, change.version
-            version = young.get(row)
-            if version is None and older:
-                version = next((entries[row] for entries in older if row in entries), None)
+            version = self._version(row)
             if known and id in known:
                 self._learn(row, mine, change.arrived)
                 self._ledger.settle((debt,), Outcome.DUPLICATE)
