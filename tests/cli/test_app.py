@@ -33,8 +33,14 @@ SUBCOMMANDS = [
     ["stream", "watch"],
     ["stream", "delete"],
     ["opensearch", "rebuild"],
+    ["audit", "verify"],
+    ["audit", "digest"],
+    ["audit", "show"],
+    ["audit", "ddl"],
+    ["audit", "transactions"],
+    ["audit", "compact"],
 ]
-GROUPS = (["config"], ["dead"], ["checkpoint"], ["stream"], ["opensearch"])
+GROUPS = (["config"], ["dead"], ["checkpoint"], ["stream"], ["opensearch"], ["audit"])
 HEAVY = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "orjson", "prometheus_client", "pydantic", "rich", "yaml")
 
 
@@ -64,7 +70,22 @@ def test_the_usage_line_is_golden(project: Project, words: list[str], usage: str
 
 def test_the_list_of_commands_is_golden(project: Project) -> None:
     lines = project.run().out.partition("Commands:\n")[2].splitlines()
-    names = ["init", "run", "config", "status", "doctor", "dead", "gaps", "tail", "checkpoint", "stream", "opensearch", "demo", "local"]
+    names = [
+        "init",
+        "run",
+        "config",
+        "status",
+        "doctor",
+        "dead",
+        "gaps",
+        "tail",
+        "checkpoint",
+        "stream",
+        "audit",
+        "opensearch",
+        "demo",
+        "local",
+    ]
     assert [line.split()[0] for line in lines] == names
 
 
