@@ -82,8 +82,11 @@ def desired_of(config: Config) -> Desired:
     """What the `stream:` block asks for. Raises ConfigError where the config has none."""
     stream = config.stream
     if stream is None:
-        what, why = "the config has no block `stream`", "it says which cluster's changes go to which Kinesis stream"
-        raise ConfigError(what, where=str(config.path), why=why, run="dsqlcdc config schema", code="E041")
+        what, why = (
+            "the config has no block `stream`",
+            "it says which cluster's changes go to which Kinesis stream: write stream: {cluster: IDENTIFIER}",
+        )
+        raise ConfigError(what, where=str(config.path), why=why, run="aws dsql list-clusters, for the identifier", code="E041")
     kinesis = stream.kinesis
     name = kinesis.name or config.source.stream.rpartition("/")[2]
     target = Target(

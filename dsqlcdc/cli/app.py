@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -27,13 +28,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tail": ("dsqlcdc.cli.tail", "Changes as they come, to stdout."),
     "checkpoint": ("dsqlcdc.cli.checkpoint", "Where every shard stands, and setting it anew."),
     "stream": ("dsqlcdc.cli.stream", "The stream manager: plan, apply, status, watch, delete."),
-    "audit": ("dsqlcdc.cli.audit", "The lake as evidence: verify, transactions, a row's history."),
+    "audit": ("dsqlcdc.cli.audit", "The lake as evidence: whole or not, a row's history."),
     "opensearch": ("dsqlcdc.cli.opensearch", "Rebuild an index of a sink of type opensearch."),
     "demo": ("dsqlcdc.cli.demo", "The whole road on this machine, without AWS."),
     "local": ("dsqlcdc.cli.local", "The embedded AWS alone, for development."),
 }
 """Every command: its module, which is imported when the command is used and has a typer application `app`; and its line in the help."""
 
+_COMPLETING = "_DSQLCDC_COMPLETE"
+"""The variable by which a shell asks how a line goes on."""
 _INTERRUPTED = 130
 _READER_GONE = 141  # as the shell says of any program that a closed pipe ended
 
@@ -73,7 +76,7 @@ class Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = application(completion=True)
+app = application()
 
 
 def _version(wanted: bool) -> None:
@@ -84,9 +87,27 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _install_completion(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        import_module("typer.completion").install_callback(context, None, True)
+
+
+def _show_completion(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        import_module("typer.completion").show_callback(context, None, True)
+
+
 @app.callback(cls=Commands, add_help_option=False)
 def root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version and exit."),
+    install_completion: bool = typer.Option(
+        False,
+        "--install-completion",
+        callback=_install_completion,
+        is_eager=True,
+        help="Install completion for this shell: bash, zsh, fish.",
+    ),
+    show_completion: bool = typer.Option(False, "--show-completion", callback=_show_completion, is_eager=True, help="Show its script."),
     help: Help = False,
 ) -> None:
     """Aurora DSQL change streams, from every shard to your sinks, losing nothing, repeating nothing."""
@@ -104,6 +125,8 @@ def invoke(arguments: Sequence[str]) -> int:
     0 done; 1 stopped or unreachable; 2 bad config or usage; 3 possible loss; 130 interrupted; 141 nobody reads stdout any more.
     """
     as_json = "--json" in arguments
+    if _COMPLETING in os.environ:
+        import_module("typer.completion").completion_init()
     try:
         code = typer.main.get_command(app).main(args=list(arguments) or ["--help"], prog_name="dsqlcdc", standalone_mode=False)
         flush()

@@ -74,3 +74,20 @@ def _show(report: Report) -> None:
     emit(
         f"look at: {report.directory}/lake/cdc/data (gzip JSON Lines), {report.directory}/lake/cdc/manifests, {report.directory}/dsqlcdc.yaml"
     )
+    program = _program()
+    emit(f"next, a config of your own: {program} init orders.yaml, then {program} config lint orders.yaml")
+
+
+def _program() -> str:
+    """How this program is called from here: by its name where the shell finds it, else by its path."""
+    import os
+    import shlex
+    import shutil
+    import sys
+
+    beside = os.path.join(os.path.dirname(sys.executable), "dsqlcdc")
+    return (
+        "dsqlcdc"
+        if shutil.which("dsqlcdc") or not os.path.exists(beside)
+        else shlex.quote(beside if os.path.relpath(beside).startswith("..") else os.path.relpath(beside))
+    )

@@ -29,13 +29,11 @@ class Application(typer.Typer):
         return super().command(name, **options)
 
 
-def application(*, completion: bool = False) -> typer.Typer:
-    """A typer application of one command in our settings: plain help (rich costs 150 ms), no local values in tracebacks (secrets).
-
-    `completion`: with options that install and show what shells complete by, which only the whole has.
-    """
+def application() -> typer.Typer:
+    """A typer application of one command in our settings: plain help (rich costs 150 ms), no local values in tracebacks (secrets). Options
+    for completion are our own: typer's have pydantic look at their defaults, which costs each command 100 ms."""
     return Application(
-        add_completion=completion,
+        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         pretty_exceptions_show_locals=False,

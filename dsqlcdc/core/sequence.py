@@ -210,28 +210,36 @@ class Latest:
         self._fresh: dict[bytes, int] = {}
         self._newest = 0.0
         self._open: dict[bytes, int] = {}
+        self._rows: dict[bytes, bytes] = {}  # of what is open: the row by the change's id
         self._in: set[bytes] = set()
 
     def admit(self, changes: Sequence[Change], debts: Sequence[int]) -> tuple[Sequence[Change], Sequence[int]]:
+        if not changes:
+            return [], []
         going: list[Change] = []
         owed: list[int] = []
         stale: list[int] = []
+        young = self._memory.young(changes[-1].arrived)
+        older = [g.entries for g in self._memory.generations if g.entries is not young]
+        opened, rows, known = self._open, self._rows, self._in
         for change, debt in zip(changes, debts, strict=True):
-            row = key_hash(change)
+            row, id, mine = key_hash(change), change.id, change.version
             version = self._version(row)
-            if change.id in self._in:
-                self._learn(row, change.version, change.arrived)
+            if known and id in known:
+                self._learn(row, mine, change.arrived)
                 self._ledger.settle((debt,), Outcome.DUPLICATE)
                 self.settled((change,))
-            elif version is None or version < change.version:
-                self._put(row, change.version, change.arrived)
-                self._open[change.id] = debt
+            elif version is None or version < mine:
+                for entries in older:
+                    entries.pop(row, None)
+                young[row] = mine
+                opened[id], rows[id] = debt, row
                 going.append(change)
                 owed.append(debt)
-            elif version > change.version:
+            elif version > mine:
                 stale.append(debt)
             else:
-                original = self._open.get(change.id)
+                original = opened.get(id)
                 if original is not None and self._ledger.is_open(original):
                     self._ledger.join(original, debt, Outcome.DUPLICATE)
                 else:
@@ -255,12 +263,15 @@ class Latest:
         young[row] = version
 
     def settled(self, changes: Sequence[Change]) -> None:
+        opened, rows, fresh = self._open, self._rows, self._fresh
         for change in changes:
-            self._open.pop(change.id, None)
-            row = key_hash(change)
-            if self._fresh.get(row, change.version) <= change.version:
-                self._fresh[row] = change.version
-            self._newest = max(self._newest, change.arrived)
+            id, version = change.id, change.version
+            opened.pop(id, None)
+            row = rows.pop(id, None) or key_hash(change)
+            if fresh.get(row, version) <= version:
+                fresh[row] = version
+        if changes:
+            self._newest = max(self._newest, max([change.arrived for change in changes]))
 
     def remember(self, changes: Iterable[Change]) -> None:
         for change in changes:

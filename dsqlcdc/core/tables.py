@@ -283,14 +283,22 @@ class _Known:
         return digest
 
 
+_rows: dict[Table, Callable[[], Any]] = {}
+
+
 def key_hash(change: Change) -> bytes:
     """16 bytes that name the row a change belongs to; a change without a key is a row of its own."""
     if change.key_image is None:
         return change.id
     table = change.table
-    digest = hashlib.blake2b(_encode([table.cluster, table.schema, table.name]), digest_size=16)
+    begun = _rows.get(table)
+    if begun is None:
+        head = _encode([table.cluster, table.schema, table.name])
+        begun = _rows[table] = hashlib.blake2b(head, digest_size=16).copy
+    digest = begun()
     digest.update(change.key_image)
-    return digest.digest()
+    found: bytes = digest.digest()
+    return found
 
 
 def describe(envelope: wire.Envelope | None) -> dict[str, Any]:

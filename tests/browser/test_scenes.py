@@ -121,7 +121,7 @@ def test_many_troubles_are_named_with_their_commands(browser: Browser, shots: Pa
         shown.shows("#todo", "hook takes nothing")
         shown.shows("#todo", "30 gaps not acknowledged")
         shown.shows("#todo", "Dead letters were written")
-        shown.shows("#gaps", "10 more.")
+        shown.shows("#gaps", "25 more.")
         shown.shows("#letters", "dsqlcdc dead replay orders.yaml --dry-run")
         shown.shows("#reading, #gaps", "trimmed")
         shown.sound("troubles")

@@ -32,9 +32,13 @@ SUBCOMMANDS = [
     ["stream", "status"],
     ["stream", "watch"],
     ["stream", "delete"],
+    ["opensearch", "rebuild"],
     ["audit", "verify"],
     ["audit", "digest"],
-    ["opensearch", "rebuild"],
+    ["audit", "show"],
+    ["audit", "ddl"],
+    ["audit", "transactions"],
+    ["audit", "compact"],
 ]
 GROUPS = (["config"], ["dead"], ["checkpoint"], ["stream"], ["audit"], ["opensearch"])
 HEAVY = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "orjson", "prometheus_client", "pydantic", "rich", "yaml")

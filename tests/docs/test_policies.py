@@ -152,7 +152,7 @@ def test_the_writer_of_signed_digests_may_sign_and_take_its_role() -> None:
     assert called == {"kms:GetPublicKey", "kms:Sign", "sts:AssumeRole"}
     assert actions(policy("consumer-digests.json")) == called
     assert actions(policy("digests-role.json")) == {"s3:PutObject", "s3:GetObject", "s3:ListBucket"}
-    asked = json.loads(sink_policy(Options(bucket="lake", object_lock=ObjectLock(mode="COMPLIANCE", days=1))))
+    asked = json.loads(sink_policy(Options(bucket=VALUES["BUCKET"], object_lock=ObjectLock(mode="COMPLIANCE", days=1))))
     assert actions(policy("consumer-lock.json")) == {"s3:PutObjectRetention"} < set(asked[0]["Action"])
 
 

@@ -313,6 +313,8 @@ def test_the_demo_shown_is_what_the_demo_prints() -> None:
         "split a shard",
         "every change exactly once, value for value",
         "repeats in the table without a key, which is at least once by nature",
+        "next, a config of your own: ",
+        " config lint orders.yaml",
     ):
         assert words in shown
         assert words in sources
