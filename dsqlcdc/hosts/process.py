@@ -14,13 +14,12 @@ _OWN = 32 * 1024 * 1024
 def settle_in() -> None:
     """Call once everything is imported and configured.
 
-    What is loaded by now lives as long as the process, so the collector need not look at it again; records make no cycles, so it looks less
-    often. A page's memory is kept for the next page, not given to the system and asked for again: with glibc each of its 4 KiB would cost
-    half a microsecond. Where the C library is another one, nothing is asked of it.
+    What is loaded by now lives as long as the process, so the collector need not look at it again. How often it looks stays as it is: the
+    tracebacks of failed attempts are cycles that hold whole batches. A page's memory is kept for the next page, not given to the system and
+    asked for again: with glibc each of its 4 KiB would cost half a microsecond. Where the C library is another one, nothing is asked of it.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
     if sys.platform == "linux":
         try:
             mallopt = ctypes.CDLL(None).mallopt
