@@ -6,13 +6,13 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from dsqlcdc import __version__
-from dsqlcdc.contract import Change, Known, Resume, Setback, Sink
+from dsqlcdc.contract import Change, Setback, Sink
+from dsqlcdc.core.around import Around
 from dsqlcdc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,49 +98,23 @@ def _exporter(environ: Mapping[str, str]) -> SpanExporter:
     raise ConfigError("traces cannot be exported", where=where, why=why, run="dsqlcdc run --help", code="E047")
 
 
-class Traced(Sink):
+class Traced(Around):
     """A sink each of whose batches is a span, `dsqlcdc.deliver`: an attempt that fails, and the one after it, have a span each."""
 
     def __init__(self, sink: Sink, tracer: Tracer, pipeline: str, name: str) -> None:
         from opentelemetry.trace import SpanKind
 
-        self._sink, self._tracer, self._kind = sink, tracer, SpanKind.CLIENT
+        super().__init__(sink)
+        self._tracer, self._kind = tracer, SpanKind.CLIENT
         self._named = {"dsqlcdc.pipeline": pipeline, "dsqlcdc.sink": name}
-        self.needs_key, self.needs_order, self.order = sink.needs_key, sink.needs_order, sink.order  # type: ignore[misc]
-        self.lanes, self.batching = sink.lanes, sink.batching
-
-    async def __aenter__(self) -> Self:
-        await self._sink.__aenter__()
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._sink.__aexit__(kind, error, trace)
-
-    async def resume(self, resume: Resume) -> Iterable[Known]:
-        return await self._sink.resume(resume)
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
         attributes = {**self._named, **describe(changes)}
         with self._tracer.start_as_current_span("dsqlcdc.deliver", kind=self._kind, attributes=attributes) as span:
-            setbacks = await self._sink.write(changes)
+            setbacks = await self.inner.write(changes)
             for verdict, count in Counter(setback.verdict.value for setback in setbacks).items():
                 span.set_attribute(f"dsqlcdc.setbacks.{verdict}", count)
             return setbacks
-
-    async def probe(self) -> bool:
-        return await self._sink.probe()
-
-    async def replay(self, changes: Sequence[Change]) -> Sequence[Setback]:
-        return await self._sink.replay(changes)
-
-    def word(self) -> bytes:
-        return self._sink.word()
-
-    def circuit(self) -> str:
-        return self._sink.circuit()
-
-    def account(self, word: bytes) -> bytes:
-        return self._sink.account(word)
 
 
 def describe(changes: Sequence[Change]) -> dict[str, str | int | Sequence[str]]:

@@ -6,13 +6,13 @@ import fnmatch
 import hashlib
 import hmac
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
-from dsqlcdc.contract import Change, Known, Misconfigured, Resume, Setback, Sink, Table
+from dsqlcdc.contract import Change, Misconfigured, Setback, Sink, Table
+from dsqlcdc.core.around import Around
 
 log = logging.getLogger("dsqlcdc.mask")
 
@@ -96,43 +96,15 @@ class Masks:
         return msgspec.Raw(b'"%s"' % hmac.new(self._key, value, hashlib.sha256).hexdigest().encode())
 
 
-class Masked(Sink):
+class Masked(Around):
     """A sink that sees masked changes. Whoever gives them keeps the whole ones: a dead letter has the record's exact bytes."""
 
     def __init__(self, sink: Sink, masks: Masks) -> None:
-        self._sink, self._masks = sink, masks
-        self.needs_key, self.needs_order, self.order = sink.needs_key, sink.needs_order, sink.order  # type: ignore[misc]
-        self.lanes, self.batching = sink.lanes, sink.batching
-
-    @property
-    def inner(self) -> Sink:
-        """The sink behind the masks."""
-        return self._sink
-
-    async def __aenter__(self) -> Self:
-        await self._sink.__aenter__()
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._sink.__aexit__(kind, error, trace)
-
-    async def resume(self, resume: Resume) -> Iterable[Known]:
-        return await self._sink.resume(resume)
+        super().__init__(sink)
+        self._masks = masks
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
-        return await self._sink.write([self._masks.mask(change) for change in changes])
-
-    async def probe(self) -> bool:
-        return await self._sink.probe()
+        return await self.inner.write([self._masks.mask(change) for change in changes])
 
     async def replay(self, changes: Sequence[Change]) -> Sequence[Setback]:
-        return await self._sink.replay([self._masks.mask(change) for change in changes])
-
-    def word(self) -> bytes:
-        return self._sink.word()
-
-    def circuit(self) -> str:
-        return self._sink.circuit()
-
-    def account(self, word: bytes) -> bytes:
-        return self._sink.account(word)
+        return await self.inner.replay([self._masks.mask(change) for change in changes])

@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 import msgspec
 
-from dsqlcdc.contract import Change, Known, Resume, Setback, Sink
+from dsqlcdc.core.around import Around
 from dsqlcdc.core.backoff import Backoff
 from dsqlcdc.core.pipeline import Pipeline, Recipe
 from dsqlcdc.core.ports import DeadLetterStore, Gap, Name, SharedFragmentStore, Source
@@ -30,17 +30,14 @@ _GRACE = 20.0
 """Seconds before the end, at the most, at which nothing new is begun; a fifth of the time where that is less."""
 
 
-class Kept(Sink):
+class Kept(Around):
     """A sink that is entered by the first run and left by `shut`: its connections last from invocation to invocation."""
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink, self._entered = sink, False
-        self.needs_key, self.needs_order, self.order = sink.needs_key, sink.needs_order, sink.order  # type: ignore[misc]
-        self.lanes, self.batching = sink.lanes, sink.batching
+    _entered = False
 
     async def __aenter__(self) -> Self:
         if not self._entered:
-            await self._sink.__aenter__()
+            await super().__aenter__()
             self._entered = True
         return self
 
@@ -51,13 +48,7 @@ class Kept(Sink):
         """Leave the sink. Twice is no error."""
         entered, self._entered = self._entered, False
         if entered:
-            await self._sink.__aexit__(None, None, None)
-
-    async def resume(self, resume: Resume) -> Sequence[Known]:
-        return list(await self._sink.resume(resume))
-
-    async def write(self, changes: Sequence[Change]) -> Sequence[Setback]:
-        return await self._sink.write(changes)
+            await super().__aexit__(None, None, None)
 
 
 @dataclass(frozen=True)
