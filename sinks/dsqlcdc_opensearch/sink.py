@@ -177,7 +177,7 @@ class OpenSearchSink(Sink):
     def _purges(self) -> bool:
         """One invocation of a function does not live to see the grace end, and sees one shard only."""
         options = self._options
-        return options.purge == "leader" and options.delete_mode == "tombstone" and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ
+        return options.purge == "leader" and options.delete_mode == "tombstone" and self._context.whole
 
     # ── a batch ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -266,6 +266,15 @@ async def test_a_full_mapping_stops_the_sink_and_without_new_columns_it_goes_on(
     assert fake.rows(ALIAS)["2"]["c7"] == 7
 
 
+@pytest.mark.parametrize("whole", [True, False])
+async def test_only_who_sees_every_shard_purges(whole: bool) -> None:
+    """An invocation, and a replay of what a function gave up, see a few records: they cannot say that nothing older is owed."""
+    options = Options.model_validate({"url": "https://h"})
+    async with OpenSearchSink(options, Context("p", "s", whole=whole), transport=lambda: Direct(engine())) as one:
+        await one.resume(resumed())
+        assert (one._purging is not None) is whole
+
+
 async def test_a_mapping_file_says_how_columns_are_indexed(tmp_path: Path) -> None:
     (tmp_path / "orders.json").write_text('{"properties": {"note": {"type": "text"}}}')
     fake = engine()
