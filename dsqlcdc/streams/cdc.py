@@ -151,16 +151,19 @@ async def tag(work: Work, stream: CdcStream) -> None:
 
 
 async def delete(work: Work, stream: str) -> None:
-    """Delete the CDC stream and wait until it is gone. One that is being made is waited for: it cannot be deleted before."""
+    """Delete the CDC stream and wait until it is gone. One that is being made is waited for: it cannot be deleted before; one that is being
+    deleted already is only waited for."""
     clients, cluster = work.clients, work.desired.cluster
-    await clients.find(
-        clients.dsql.delete_stream,
-        doing="delete the CDC stream",
-        where=f"{_where(work)}, stream {stream}",
-        resource=clients.cdc_arn(cluster, stream),
-        clusterIdentifier=cluster,
-        streamIdentifier=stream,
-    )
+    there = await get_stream(clients, cluster, stream)
+    if there is not None and there.status != "DELETING":
+        await clients.find(
+            clients.dsql.delete_stream,
+            doing="delete the CDC stream",
+            where=f"{_where(work)}, stream {stream}",
+            resource=clients.cdc_arn(cluster, stream),
+            clusterIdentifier=cluster,
+            streamIdentifier=stream,
+        )
     await work.until(
         lambda: get_stream(clients, cluster, stream),
         lambda seen: seen is None or seen.status == "DELETED",

@@ -29,9 +29,9 @@ def deletion(desired: Desired, observed: Observed, *, everything: bool, table: s
         if _nothing_of(desired, observed):
             return Plan(actions=[], obstacle=no_cluster(desired, observed))
         notes.append(f"cluster {desired.cluster} is not there, and its CDC streams went with it")
-    live = [one for one in observed.streams if one.status not in ("DELETING", "DELETED")]
-    mine = [one for one in live if ours(one.tags, desired)]
-    stay = [one for one in live if one not in mine]
+    there = [one for one in observed.streams if one.status != "DELETED"]
+    mine = [one for one in there if ours(one.tags, desired)]
+    stay = [one for one in there if one not in mine and one.status != "DELETING"]
     actions = [
         Action(action="delete", resource="cdc_stream", name=f"{desired.cluster}/{one.id}", detail=_delivers(one), step="stream")
         for one in mine
@@ -50,6 +50,8 @@ def _nothing_of(desired: Desired, observed: Observed) -> bool:
 
 
 def _delivers(stream: CdcStream) -> str:
+    if stream.status == "DELETING":
+        return "is being deleted, and waited for"
     return f"{in_words(stream)}, into {stream.target.rpartition('/')[2]}; what is committed from then on is delivered by nobody"
 
 

@@ -56,5 +56,6 @@ def test_an_alert_that_is_not_signed_is_refused(tmp_path: Path, monkeypatch: pyt
         "import alert, json, sys; print(alert.handler({'headers': {'Webhook-Id': '1', 'Webhook-Timestamp': sys.argv[1], "
         "'Webhook-Signature': 'v1,AAAA'}, 'body': '{}'}))"
     )
-    done = subprocess.run([sys.executable, "-c", call, str(int(time.time()))], cwd=EXAMPLE, capture_output=True, text=True, check=True)
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLE))  # what is in the working directory need not be found by itself
+    done = subprocess.run([sys.executable, "-c", call, str(int(time.time()))], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "{'statusCode': 401}"

@@ -45,7 +45,7 @@ def test_findings_have_every_member_and_errors_come_first(shop: Shop) -> None:
         assert "CONFIG" not in one["remedy"]
     severities = [one["severity"] for one in told["findings"]]
     assert severities == sorted(severities, key=["error", "warning", "info"].index)
-    assert {"DSQLCDC-E419", "DSQLCDC-E103", "DSQLCDC-E188"} <= {one["code"] for one in told["findings"]}
+    assert {"KINESIS_ACCESS_DENIED", "DSQLCDC-E103", "DSQLCDC-E188"} <= {one["code"] for one in told["findings"]}
 
 
 # ── statusReasons ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────

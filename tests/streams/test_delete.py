@@ -26,6 +26,15 @@ async def test_delete_takes_down_what_apply_made_and_keeps_the_records(manager: 
     assert (await manager.delete(everything=True)).actions == []
 
 
+async def test_a_cdc_stream_that_is_being_deleted_already_is_waited_for(manager: Manager) -> None:
+    await manager.apply()
+    (stream,) = manager.live()
+    await manager.clients.dsql.delete_stream(clusterIdentifier=manager.desired.cluster, streamIdentifier=stream.id)
+    done = await manager.delete()
+    assert [(action.resource, "waited for" in action.detail) for action in done.actions] == [("cdc_stream", True), ("iam_role", False)]
+    assert list((await manager.work()).observed.streams) == []
+
+
 async def test_delete_leaves_what_apply_did_not_make(manager: Manager) -> None:
     manager.aws.kinesis.create("orders-cdc", 1, "PROVISIONED", 10240).activate()
     await manager.clients.iam.create_role(RoleName="orders-cdc-dsql", AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}')
