@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
@@ -26,7 +28,14 @@ MILLION = 1_000_000
 
 @pytest.mark.parametrize(("kind", "limit"), [(Unique, 160), (Latest, 200)])
 def test_a_remembered_id_costs_little(kind: type[Unique] | type[Latest], limit: int) -> None:
-    """A million changes admitted, settled and taken by commits, page by page, as in a run."""
+    """In a process of its own: what this one has let go of already would hold them for nothing."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own:
+        each = own.submit(remembered, kind).result()
+    harness.judge(f"a remembered change, {kind.kind}", each, limit, held=250, least=False, unit=" bytes")
+
+
+def remembered(kind: type[Unique] | type[Latest]) -> float:
+    """Bytes a change: a million admitted, settled and taken by commits, page by page, as in a run."""
     ledger = Ledger()
     sequencer = kind(ledger, 1800.0)
     table = Table("cluster", "public", "orders", ("id",))
@@ -45,7 +54,7 @@ def test_a_remembered_id_costs_little(kind: type[Unique] | type[Latest], limit: 
     del page, changes, going, owed
     each = (_resident() - before) / MILLION
     assert len(sequencer) == MILLION
-    harness.judge(f"a remembered change, {kind.kind}", each, limit, held=250, least=False, unit=" bytes")
+    return each
 
 
 def _change(table: Table, n: int, arrived: float) -> Change:
