@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,16 +28,9 @@ sinks:
 
 
 @pytest.fixture(autouse=True)
-def _log_as_before(local_aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _at_home(local_aws: LocalAws, logging_as_before: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in local_aws.environ.items():
         monkeypatch.setenv(name, value)
-    root, ours = logging.getLogger(), logging.getLogger("dsqlcdc")
-    before = root.level, ours.level, list(root.handlers)
-    yield
-    root.setLevel(before[0])
-    ours.setLevel(before[1])
-    for handler in [handler for handler in root.handlers if handler not in before[2]]:
-        root.removeHandler(handler)
 
 
 def run(directory: Path, aws: LocalAws, capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
