@@ -5,7 +5,8 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
-from ..sinks.opensearch.laws import LAWS, asking
+from ..sinks.opensearch.laws import asking
+from ..sinks.opensearch.laws_of_scripts import LAWS
 from .node import Node
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]

@@ -8,7 +8,8 @@ import aiohttp
 import pytest
 
 from dsqlcdc.testing.opensearch import FakeOpenSearch, serving
-from tests.sinks.opensearch.laws import LAWS, asking
+from tests.sinks.opensearch.laws import asking
+from tests.sinks.opensearch.laws_of_scripts import LAWS
 
 
 @pytest.mark.parametrize("name", sorted(LAWS))
