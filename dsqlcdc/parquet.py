@@ -8,10 +8,11 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from importlib import import_module
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -23,11 +24,17 @@ CONTENT = "application/vnd.apache.parquet"
 TYPED = "typed"
 """The column with the typed values of a table with a row model: a struct of its columns."""
 _ROWS = 20_000
-"""Rows at a time when reading."""
-_GROUP = 100_000
-"""Rows of a row group."""
+"""Rows at a time when reading, at the most."""
+_STEP = 1024 * 1024
+"""Bytes at a time when reading, about: however large a file is, little of it is in memory."""
+GROUP_ROWS = 100_000
+"""Rows of a row group, at the most."""
+GROUP_BYTES = 16 * 1024 * 1024
+"""Bytes of the lines of a row group at the most, unless a single one is larger: writers hold one in memory, and readers a column of one."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+Source = bytes | IO[bytes]
+"""An object, or a file that holds one: read as it is needed."""
 Columns = Mapping[str, str] | None
 """The PostgreSQL types of a table's columns by name; None where it has no row model, or typed columns are not wanted."""
 
@@ -80,63 +87,175 @@ def schema(columns: Columns = None, *, raw: bool = False) -> Any:
     return pa.schema([pa.field(name, kind, nullable=nullable) for name, kind, nullable in fields])
 
 
-def encode(lines: Sequence[bytes], *, columns: Columns, raw: bool, level: int) -> bytes:
-    """The object that holds these lines of one table. The same lines give the same bytes, by the same pyarrow."""
-    pa, shape = _pyarrow(), schema(columns, raw=raw)
-    rows = [_decode(line) for line in lines]
-    arrays: dict[str, Any] = {
-        name: [getattr(row, name) for row in rows]
-        for name in ("id", "op", "schema", "table", "cluster", "version", "transaction", "shard", "sequence", "late")
-    }
-    for name in ("key", "row", "before", *(("raw",) if raw else ())):
-        arrays[name] = [_text(getattr(row, name)) for row in rows]
-    arrays["committed_at"] = [row.version // 1000 for row in rows]
-    arrays["arrived_at"] = [_millis(row.arrived_at) for row in rows]
-    if columns:
-        arrays[TYPED] = [_typed(row.row, columns) for row in rows]
-    table = pa.table([pa.array(arrays[field.name], type=field.type) for field in shape], schema=shape)
-    return _write(table, level)
+class Writer:
+    """One object while it grows, a row group at a time. The same row groups give the same bytes, by the same pyarrow.
+
+    What it holds is compressed: uncompressed is one row group. Raises Misconfigured where pyarrow is missing.
+    """
+
+    def __init__(self, *, columns: Columns, raw: bool, level: int) -> None:
+        self._columns, self._raw, self._shape = columns, raw, schema(columns, raw=raw)
+        self._out = io.BytesIO()
+        self._writer = _writer(self._out, self._shape, level)
+
+    def add(self, lines: Sequence[bytes]) -> None:
+        """A row group of these lines: GROUP_ROWS of them at the most, and GROUP_BYTES, or one."""
+        columns, pa = self._columns, _pyarrow()
+        rows = [_decode(line) for line in lines]
+        arrays: dict[str, Any] = {
+            name: [getattr(row, name) for row in rows]
+            for name in ("id", "op", "schema", "table", "cluster", "version", "transaction", "shard", "sequence", "late")
+        }
+        for name in ("key", "row", "before", *(("raw",) if self._raw else ())):
+            arrays[name] = [_text(getattr(row, name)) for row in rows]
+        arrays["committed_at"] = [row.version // 1000 for row in rows]
+        arrays["arrived_at"] = [_millis(row.arrived_at) for row in rows]
+        if columns:
+            arrays[TYPED] = [_typed(row.row, columns) for row in rows]
+        self._writer.write_table(pa.table([pa.array(arrays.pop(field.name), type=field.type) for field in self._shape], schema=self._shape))
+
+    def finish(self) -> bytes:
+        """The whole object."""
+        self._writer.close()
+        return self._out.getvalue()
 
 
-def _write(table: Any, level: int) -> bytes:
-    out = io.BytesIO()
-    _pyarrow().parquet.write_table(
-        table, out, compression="zstd", compression_level=level, version="2.6", row_group_size=_GROUP, store_schema=False
+def _writer(out: IO[bytes], shape: Any, level: int) -> Any:
+    return _pyarrow().parquet.ParquetWriter(
+        out, shape, compression="zstd", compression_level=level, version="2.6", store_schema=False
     )
-    return out.getvalue()
 
 
 def void() -> bytes:
     """The object that voids a part: no rows, and the columns that every part has."""
-    return _write(schema().empty_table(), 3)
+    return Writer(columns=None, raw=False, level=3).finish()
 
 
-def lines(body: bytes) -> Iterator[bytes]:
-    """The lines that an object holds, some thousands together. Raises ValueError where it is no Parquet of ours."""
+def texts(source: Source) -> Iterator[list[bytes]]:
+    """The lines that an object holds, about a MiB of them together. Raises ValueError where it is no Parquet of ours."""
     pa = _pyarrow()
     try:
-        file = pa.parquet.ParquetFile(io.BytesIO(body))
+        file = _opened(pa, source)
         names = [name for name in file.schema_arrow.names if name not in (TYPED, "committed_at")]
-        for batch in file.iter_batches(_ROWS, columns=names):
-            yield b"".join([_line(row) for row in batch.to_pylist()])
+        for batch in file.iter_batches(_together(file), columns=names, use_threads=False):
+            yield [_line(row) for row in batch.to_pylist()]
     except (pa.ArrowException, KeyError, OSError) as error:
         raise ValueError(str(error)) from error
 
 
-def rows(body: bytes) -> int:
+def lines(source: Source) -> Iterator[bytes]:
+    """The same, as one text each time."""
+    return map(b"".join, texts(source))
+
+
+def rows(source: Source) -> int:
     """How many rows an object holds. Raises ValueError where it is no Parquet."""
     pa = _pyarrow()
     try:
-        return int(pa.parquet.ParquetFile(io.BytesIO(body)).metadata.num_rows)
+        return int(_opened(pa, source).metadata.num_rows)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(str(error)) from error
 
 
-def joined(bodies: Sequence[tuple[bytes, int, int]], level: int) -> bytes:
-    """One object with the rows of several, each (object, first row, how many), in this order."""
+def _opened(pa: Any, source: Source) -> Any:
+    if not isinstance(source, bytes):
+        source.seek(0)
+        return pa.parquet.ParquetFile(source, buffer_size=64 * 1024)
+    return pa.parquet.ParquetFile(io.BytesIO(source))
+
+
+def _together(file: Any) -> int:
+    """Rows that are about a MiB, by what the file says of its sizes."""
+    meta = file.metadata
+    size = sum(meta.row_group(n).total_byte_size for n in range(meta.num_row_groups))
+    return max(1, min(_ROWS, _STEP * meta.num_rows // max(1, size)))
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Rows of an object that are to go into another: `rows` from `start` on, which are `bytes` of lines."""
+
+    source: IO[bytes]
+    start: int
+    rows: int
+    bytes: int
+
+
+def join(runs: Sequence[Run], out: IO[bytes], level: int) -> None:
+    """Write one object with these rows, in this order, to `out`: its row groups follow from the rows and what is said of their bytes. Runs of
+    one source stand in its own order. In memory is a row group. Raises ValueError where a source is no Parquet of ours."""
     pa = _pyarrow()
-    tables = [pa.parquet.read_table(io.BytesIO(body)).slice(start, count) for body, start, count in bodies]
-    return _write(pa.concat_tables(tables, promote_options="permissive"), level)
+    groups = list(_row_groups(runs))
+    left = Counter(id(run.source) for group in groups for run in group)
+    cursors: dict[int, _Cursor] = {}
+    try:
+        shape = _shape_of(pa, runs)
+        with _writer(out, shape, level) as writer:
+            for group in groups:
+                tables = [shape.empty_table()]
+                for run in group:
+                    name = id(run.source)
+                    cursor = cursors.pop(name, None) or _Cursor(pa, run.source)
+                    tables.append(cursor.take(run.start, run.rows))
+                    left[name] -= 1
+                    if left[name]:
+                        cursors[name] = cursor
+                writer.write_table(pa.concat_tables(tables, promote_options="permissive").combine_chunks())
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _shape_of(pa: Any, runs: Sequence[Run]) -> Any:
+    """The columns of all sources."""
+    shapes: list[Any] = []
+    for source in {id(run.source): run.source for run in runs}.values():
+        shape = _opened(pa, source).schema_arrow
+        if shape not in shapes:
+            shapes.append(shape)
+    return pa.unify_schemas(shapes, promote_options="permissive")
+
+
+def _row_groups(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    group: list[Run] = []
+    rows = size = 0
+    for run in runs:
+        pieces = max(1, -(-run.bytes // GROUP_BYTES), -(-run.rows // GROUP_ROWS))
+        each = max(1, -(-run.rows // pieces))
+        for start in range(0, run.rows, each):
+            piece = min(each, run.rows - start)
+            weight = run.bytes * piece // run.rows
+            if group and (rows + piece > GROUP_ROWS or size + weight > GROUP_BYTES):
+                yield group
+                group, rows, size = [], 0, 0
+            group.append(Run(run.source, run.start + start, piece, weight))
+            rows, size = rows + piece, size + weight
+    if group:
+        yield group
+
+
+class _Cursor:
+    """One object, read once from its beginning."""
+
+    def __init__(self, pa: Any, source: IO[bytes]) -> None:
+        self._pa = pa
+        file = _opened(pa, source)
+        self.schema = file.schema_arrow
+        self._batches = file.iter_batches(_together(file), use_threads=False)
+        self._at, self._rest = 0, None
+
+    def take(self, start: int, rows: int) -> Any:
+        found: list[Any] = []
+        while rows:
+            batch = self._rest if self._rest is not None else next(self._batches, None)
+            if batch is None:
+                raise ValueError("it has fewer rows than its manifest says")
+            skip = min(batch.num_rows, max(0, start - self._at))
+            piece = batch.slice(skip, rows)
+            used = skip + piece.num_rows
+            self._at, self._rest = self._at + used, batch.slice(used) if used < batch.num_rows else None
+            if piece.num_rows:
+                found.append(piece)
+            rows -= piece.num_rows
+        return self._pa.Table.from_batches(found, self.schema)
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

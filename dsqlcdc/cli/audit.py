@@ -36,7 +36,10 @@ def verify(
         list[Path],
         typer.Option("--public-key", metavar="FILE", help="Only this key's signatures count; may be given again.", show_default=False),
     ] = [],  # noqa: B006 (typer takes a list for an option that may come again, and hands out a new one)
-    resume: Annotated[str, typer.Option(metavar="FILE", help="Note here how far it came, and go on from there.", show_default=False)] = "",
+    resume: Annotated[
+        str, typer.Option(metavar="FILE", help="Note here how far it came, in place of the user's cache.", show_default=False)
+    ] = "",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Judge every byte again, whatever an earlier run that was stopped has noted.")] = False,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Objects that are read at a time.")] = 4,
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +47,7 @@ def verify(
     and rows, every shard's read ranges and whether what was read adds up, lineage, gaps, retention.
 
     Exits 0 where it is whole, 1 where something was altered or is missing, 3 where it is whole but for declared gaps. It says what it cannot
-    prove.
+    prove. When it was stopped, the same command goes on: what was found to be whole and is as it was is not read again (--fresh: it is).
     """
     import asyncio
 
@@ -58,6 +61,7 @@ def verify(
         "deep": deep,
         "public_keys": [str(path) for path in public_key],
         "resume": resume,
+        "fresh": fresh,
         "parallel": parallel,
     }
     report = asyncio.run(work(load(Path(config)), sink, asked, _progress()))
@@ -97,7 +101,7 @@ def digest(
 
 
 def _progress() -> Callable[[Told], None]:
-    """Says how far it is, at most every few seconds."""
+    """Says how far it is, at most every few seconds, and what is to be said once."""
     import time
 
     last = [time.monotonic()]
@@ -105,6 +109,8 @@ def _progress() -> Callable[[Told], None]:
 
     def tell(told: Told) -> None:
         now = time.monotonic()
+        if told.note:
+            say(told.note)
         if now - last[0] >= 2.0:
             last[0] = now
             of = f" of {told.of}" if told.of else ""
@@ -125,8 +131,9 @@ def render(report: Report) -> None:
         signed += f" by {', '.join(signer[:16] for signer in report.signers)}"
     emit(f"{report.place}: {report.verdict}")
     emit(f"  manifests {report.first} to {report.last}, {report.since or '-'} to {report.until or '-'}; {signed}")
+    before = f"; {counted(report.skipped, 'object')} judged before it was stopped" if report.skipped else ""
     objects = f"{counted(report.objects, 'object')} with {counted(report.rows, 'row')}, {report.bytes / 1e6:.1f} MB"
-    emit(f"  {objects}{', every row judged' if report.deep else ''}; {report.void} void")
+    emit(f"  {objects}{', every row judged' if report.deep else ''}; {report.void} void{before}")
     outcomes = " + ".join(f"{count} {outcome}" for outcome, count in report.settled.items()) or "0"
     left = f" + {report.left} left open by a run that ended, and read again" if report.left else ""
     emit(f"  {counted(report.shards, 'shard')}: read {report.read} = {outcomes} + {report.open} open{left}")

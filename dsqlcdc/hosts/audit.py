@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -22,6 +23,7 @@ class Told(Protocol):
     done: int
     of: int
     bytes: int
+    note: str
 
 
 class Finding(Protocol):
@@ -54,6 +56,7 @@ class Report(Protocol):
     open: int
     left: int
     deep: bool
+    skipped: int
     findings: Sequence[Finding]
     more: int
     unproved: Sequence[str]
@@ -108,10 +111,18 @@ def _plain(gaps: Sequence[Gap]) -> list[dict[str, Any]]:
     return [msgspec.to_builtins(gap) for gap in gaps]
 
 
+def cache() -> str:
+    """Where is noted how far a verification came: `dsqlcdc/audit` in the user's cache (XDG_CACHE_HOME, or ~/.cache); "" for one without a home."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(home):
+        home = os.path.expanduser("~/.cache")
+    return os.path.join(home, "dsqlcdc", "audit") if os.path.isabs(home) else ""
+
+
 async def verify(config: Config, sink: str, asked: Mapping[str, Any], tell: Callable[[Told], None]) -> Report:
-    """Verify the lake of a sink; `asked` as dsqlcdc_s3.audit.findings.Asked, without its anchor.
+    """Verify the lake of a sink; `asked` as dsqlcdc_s3.audit.findings.Asked, without its anchor and where it keeps how far it came.
 
     The state is asked first: what it says of by then, the lake has. Raises ConfigError, Misconfigured, Unavailable.
     """
     name, audit = audit_of(config, sink)
-    return await audit.verify({**asked, "anchor": await anchor(config, name)}, tell)
+    return await audit.verify({**asked, "anchor": await anchor(config, name), "keep": cache()}, tell)

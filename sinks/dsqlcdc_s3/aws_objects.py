@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import IO, Any
 
 from dsqlcdc.aws import error_code, errors, translate
 from dsqlcdc.contract import Misconfigured, Unavailable
@@ -40,6 +41,21 @@ class AwsObjects:
         self._stored_as = {name: value for name, value in chosen.items() if value is not None}
 
     async def put(self, key: str, body: bytes, *, if_none_match: bool, sha256: bytes, content_type: str) -> Put:
+        return await self._put(key, lambda: body, f"{len(body)} bytes", if_none_match, sha256, content_type)
+
+    async def put_file(self, key: str, body: IO[bytes], *, sha256: bytes, content_type: str) -> Put:
+        """Put a file from its beginning, on the condition that there is no such object. It is read as it is sent, again where it is sent again."""
+        size = body.seek(0, 2)
+
+        def again() -> IO[bytes]:
+            body.seek(0)
+            return body
+
+        return await self._put(key, again, f"{size} bytes", True, sha256, content_type)
+
+    async def _put(
+        self, key: str, body: Callable[[], bytes | IO[bytes]], size: str, if_none_match: bool, sha256: bytes, content_type: str
+    ) -> Put:
         condition = {"IfNoneMatch": "*"} if if_none_match else {}
         checksum = base64.b64encode(sha256).decode()
         digests = renewals = 0
@@ -48,7 +64,7 @@ class AwsObjects:
                 await self._client.put_object(
                     Bucket=self._options.bucket,
                     Key=key,
-                    Body=body,  # bytes: aiohttp may send it twice (see client), and a file would be at its end by then
+                    Body=body(),
                     ContentType=content_type,
                     ChecksumAlgorithm="SHA256",
                     ChecksumSHA256=checksum,
@@ -66,7 +82,7 @@ class AwsObjects:
                     continue
                 if code in _EXPIRED and (renewals := renewals + 1) < 2:
                     continue
-                raise self._fault(error, f"put {len(body)} bytes", key) from error
+                raise self._fault(error, f"put {size}", key) from error
 
     def _locked(self) -> dict[str, Any]:
         if self._lock is None:
@@ -87,11 +103,17 @@ class AwsObjects:
         return True
 
     async def get(self, key: str) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._chunks(await self._answer(key), key)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _answer(self, key: str) -> dict[str, Any]:
+        """What the store says of an object, before its bytes. Raises Missing."""
         renewals = 0
         while True:
             try:
-                answer = await self._client.get_object(Bucket=self._options.bucket, Key=key, **self._owner)
-                break
+                answer: dict[str, Any] = await self._client.get_object(Bucket=self._options.bucket, Key=key, **self._owner)
+                return answer
             except errors() as error:
                 code = error_code(error)
                 if code == "NoSuchKey" or (code in ("404", "NotFound") and _status(error) == 404):
@@ -99,6 +121,8 @@ class AwsObjects:
                 if code in _EXPIRED and (renewals := renewals + 1) < 2:
                     continue
                 raise self._fault(error, "read an object", key) from error
+
+    async def _chunks(self, answer: Mapping[str, Any], key: str) -> AsyncGenerator[bytes, None]:
         async with answer["Body"] as body:
             while True:
                 try:

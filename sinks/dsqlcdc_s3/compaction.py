@@ -19,7 +19,7 @@ import re
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import msgspec
 
@@ -30,12 +30,17 @@ from dsqlcdc_s3.chain import Chain, Owner
 from dsqlcdc_s3.form import content_type
 from dsqlcdc_s3.manifest import FORMAT, PartEntry
 from dsqlcdc_s3.objects import PAGE, Missing, Objects, Put
+from dsqlcdc_s3.room import Window, copy, no_room, read, unnamed
 
 _CHAIN = re.compile(r"(\d{12,})-\d{4,}\.(?:jsonl\.gz|parquet)")
 _APART = re.compile(r"(.+)-(\d+)-(\d+)-(\d{4,})-\d{4,}\.(?:jsonl\.gz|parquet)")
 _COMPACT = re.compile(r"compact-([0-9a-f]{32})\.(?:jsonl\.gz|parquet)")
 _WIDTH = 64
 _STEP = 64 * 1024
+_REMEMBERED = 1024
+"""Manifests whose parts are kept in memory: neighbours in an hour are often of the same."""
+_PARTS = 4096
+"""Parts of a compacted object at the most: its manifest is read whole."""
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -63,6 +68,10 @@ class Compaction(msgspec.Struct, frozen=True, kw_only=True):
 
 class Compactable(Objects, Protocol):
     """A bucket whose objects may be deleted."""
+
+    async def put_file(self, key: str, body: IO[bytes], *, sha256: bytes, content_type: str) -> Put:
+        """As `put` with `if_none_match`, of a file from its beginning, which need not fit into memory."""
+        ...
 
     async def delete(self, key: str) -> None:
         """Twice is no error."""
@@ -115,8 +124,18 @@ class _Source(msgspec.Struct, frozen=True):
         return min(one.part.key for one in self.inputs)
 
 
+class _Fetched(msgspec.Struct, frozen=True):
+    """A source, and where its bytes are."""
+
+    key: str
+    inputs: Sequence[Input]
+    body: Window
+
+
 class Compactor:
-    """Compacts one lake. Methods raise Unavailable, and Misconfigured where an object is not what its manifest says or the lake is locked."""
+    """Compacts one lake. In memory are the names of an hour and a MiB or so; the objects that go together, and what they become, are in files in
+    TMPDIR without a name, up to twice Bounds.size, which the system takes away with the process.
+ Methods raise Unavailable, and Misconfigured where an object is not what its manifest says or the lake is locked."""
 
     def __init__(self, objects: Compactable, owner: Owner, clock: Callable[[], float], level: int) -> None:
         self._objects, self._owner, self._clock, self._level = objects, owner, clock, level
@@ -195,6 +214,8 @@ class Compactor:
     async def _entry(self, key: str, name: str, bounds: Bounds) -> PartEntry | None:
         """What a manifest says of a part; None for what is left alone: parts that are void, of the chain's end, replays, or of nobody."""
         chain, apart = _CHAIN.fullmatch(name), _APART.fullmatch(name)
+        if len(self._manifests) >= _REMEMBERED:
+            self._manifests.clear()
         if chain is not None:
             n = int(chain[1])
             if n >= bounds.manifest_before:
@@ -218,56 +239,71 @@ class Compactor:
         if dry:
             tell(step)
             return
-        bodies = {source.key: await self._body(source) for source in group}
-        live = [source for source in group if bodies[source.key] is not None]
-        if len(live) < 2:  # the others are void
-            return
-        inputs, body = await asyncio.to_thread(self._together, live, bodies)
-        part = await asyncio.to_thread(_part_of, folder, live[0].key, inputs, body)
-        found = Compaction(
-            format=FORMAT,
-            pipeline=self._owner.pipeline,
-            sink=self._owner.sink,
-            created_at=datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            part=part,
-            inputs=inputs,
-            replaces=[source.key for source in live if source.key != part.key],
-        )
-        await self._put_manifest(found)
-        hashed = hashlib.sha256(body).digest()
-        await self._objects.put(found.part.key, body, if_none_match=True, sha256=hashed, content_type=content_type(found.part.key))
-        await self._check(found.part)  # ours, or the same by another run; read back either way before anything is deleted
+        with unnamed() as fetched, unnamed() as body:
+            live = [source for source in [await self._fetch(one, fetched) for one in group] if source is not None]
+            if len(live) < 2:  # the others are void
+                return
+            inputs = await asyncio.to_thread(self._together, live, fetched, body)
+            part = await asyncio.to_thread(_part_of, folder, live[0].key, inputs, body)
+            found = Compaction(
+                format=FORMAT,
+                pipeline=self._owner.pipeline,
+                sink=self._owner.sink,
+                created_at=datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                part=part,
+                inputs=inputs,
+                replaces=[source.key for source in live if source.key != part.key],
+            )
+            await self._put_manifest(found)
+            await self._objects.put_file(part.key, body, sha256=bytes.fromhex(part.object_sha256), content_type=content_type(part.key))
+        await self._check(part)  # ours, or the same by another run; read back either way before anything is deleted
         for key in found.replaces:
             await self._objects.delete(key)
-        tell(msgspec.structs.replace(step, bytes=len(body)))
+        tell(msgspec.structs.replace(step, bytes=part.bytes))
 
-    async def _body(self, source: _Source) -> bytes | None:
-        """An object whose parts are what their manifests say; None for a void one."""
-        body = await self._whole(source.key)
-        if body is None:
-            raise Unavailable("cannot read a part", where=f"s3://…/{source.key}", why="it was there a moment ago")
+    async def _fetch(self, source: _Source, into: IO[bytes]) -> _Fetched | None:
+        """An object at the end of the file, whose parts are what their manifests say; None for a void one, of which nothing stays there."""
+        start = into.seek(0, 2)
+        hashed = hashlib.sha256()
+        try:
+            async for chunk in self._objects.get(source.key):
+                hashed.update(chunk)
+                into.write(chunk)
+        except Missing:
+            raise Unavailable("cannot read a part", where=f"s3://…/{source.key}", why="it was there a moment ago") from None
+        except OSError as error:
+            raise no_room(error) from error
+        fetched = _Fetched(source.key, source.inputs, Window(into, start, into.tell() - start))
         if len(source.inputs) == 1 and source.inputs[0].part.key == source.key:
             entry = source.inputs[0].part
-            if hashlib.sha256(body).hexdigest() != entry.object_sha256:
-                if _rows(source.key, body) == 0:
+            if hashed.hexdigest() != entry.object_sha256:
+                if await asyncio.to_thread(_rows, source.key, fetched.body) == 0:
+                    into.truncate(start)
                     return None
                 raise self._altered(source.key)
-        return body
+        return fetched
 
-    def _together(self, sources: Sequence[_Source], bodies: dict[str, bytes | None]) -> tuple[list[Input], bytes]:
-        """The parts in order of their names, each once: two runs at once may have put a part into two objects. So the same parts are the same
-        object, whatever they came from, and what replaces another holds more than that: no two can replace each other."""
-        found = {one.part.key: (one, bodies[source.key] or b"") for source in sources for one in source.inputs}
+    def _together(self, sources: Sequence[_Fetched], fetched: IO[bytes], body: IO[bytes]) -> list[Input]:
+        """Write the parts in order of their names, each once: two runs at once may have put a part into two objects. So the same parts are the
+        same object, whatever they came from, and what replaces another holds more than that: no two can replace each other."""
+        found = {one.part.key: (one, source.body) for source in sources for one in source.inputs}
         inputs: list[Input] = []
-        pieces: list[tuple[bytes, int, int]] = []
         offset = 0
-        for _, (one, body) in sorted(found.items()):
-            pieces.append((body, one.offset, one.length))
+        for _, (one, _) in sorted(found.items()):
             inputs.append(Input(one.part, offset, one.length))
             offset += one.length
-        if sources[0].key.endswith(parquet.SUFFIX):
-            return inputs, parquet.joined(pieces, self._level)
-        return inputs, b"".join([memoryview(body)[start : start + length] for body, start, length in pieces])
+        pieces = [piece for _, piece in sorted(found.items())]
+        try:
+            if sources[0].key.endswith(parquet.SUFFIX):
+                parquet.join([parquet.Run(at, one.offset, one.length, one.part.uncompressed_bytes) for one, at in pieces], body, self._level)
+            else:
+                for one, at in pieces:
+                    copy(at, one.offset, one.length, body)
+        except OSError as error:
+            raise no_room(error) from error
+        except ValueError as error:
+            raise self._altered(sources[0].key) from error
+        return inputs
 
     async def _put_manifest(self, found: Compaction) -> None:
         digest = digest_of(found.part.key) or ""
@@ -320,7 +356,8 @@ def _groups(sources: Sequence[_Source], size: int) -> list[list[_Source]]:
         for source in sources:
             if not source.key.endswith(suffix):
                 continue
-            if group and sum(one.size for one in group) + source.size > size:
+            parts = sum(len(one.inputs) for one in group) + len(source.inputs)
+            if group and (sum(one.size for one in group) + source.size > size or parts > _PARTS):
                 found.append(group)
                 group = []
             group.append(source)
@@ -328,18 +365,21 @@ def _groups(sources: Sequence[_Source], size: int) -> list[list[_Source]]:
     return [group for group in found if len(group) > 1]
 
 
-def _part_of(folder: str, like: str, inputs: Sequence[Input], body: bytes) -> PartEntry:
+def _part_of(folder: str, like: str, inputs: Sequence[Input], body: IO[bytes]) -> PartEntry:
     suffix = parquet.SUFFIX if like.endswith(parquet.SUFFIX) else ".jsonl.gz"
-    hashed = hashlib.sha256(body).hexdigest()
-    named = hashlib.sha256("\n".join([hashed, *(one.part.key for one in inputs)]).encode()).hexdigest()[:32]
+    size = body.seek(0, 2)
+    hashed = hashlib.sha256()
+    for chunk in read(body):
+        hashed.update(chunk)
+    named = hashlib.sha256("\n".join([hashed.hexdigest(), *(one.part.key for one in inputs)]).encode()).hexdigest()[:32]
     content, length = _content(suffix, body)
     return PartEntry(
         key=f"{folder}compact-{named}{suffix}",
         rows=sum(one.part.rows for one in inputs),
-        bytes=len(body),
+        bytes=size,
         uncompressed_bytes=length,
         content_sha256=content,
-        object_sha256=hashed,
+        object_sha256=hashed.hexdigest(),
         min_version=min(one.part.min_version for one in inputs),
         max_version=max(one.part.max_version for one in inputs),
         min_arrived=min(one.part.min_arrived for one in inputs),
@@ -347,7 +387,7 @@ def _part_of(folder: str, like: str, inputs: Sequence[Input], body: bytes) -> Pa
     )
 
 
-def _content(suffix: str, body: bytes) -> tuple[str, int]:
+def _content(suffix: str, body: IO[bytes]) -> tuple[str, int]:
     hashed, length = hashlib.sha256(), 0
     for text in parquet.lines(body) if suffix == parquet.SUFFIX else members(body):
         hashed.update(text)
@@ -355,12 +395,11 @@ def _content(suffix: str, body: bytes) -> tuple[str, int]:
     return hashed.hexdigest(), length
 
 
-def members(body: bytes) -> Iterable[bytes]:
+def members(body: IO[bytes]) -> Iterable[bytes]:
     """The uncompressed bytes of a gzip of many members, a MiB at a time."""
-    view = memoryview(body)
     inflate: Any = zlib.decompressobj(31)
-    for start in range(0, len(view), _STEP):
-        data: Any = view[start : start + _STEP]
+    for chunk in read(body):
+        data: Any = chunk
         while data:
             if inflate.eof:
                 inflate = zlib.decompressobj(31)
@@ -368,7 +407,7 @@ def members(body: bytes) -> Iterable[bytes]:
             data = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
 
 
-def _rows(key: str, body: bytes) -> int:
+def _rows(key: str, body: IO[bytes]) -> int:
     try:
         return parquet.rows(body) if key.endswith(parquet.SUFFIX) else sum(len(text) for text in members(body))
     except (ValueError, zlib.error):

@@ -58,7 +58,7 @@ def encode(
 
     Rows stand by (version, transaction, shard, sequence). One line at a time is uncompressed in memory; all compressed parts of the batch are
     kept, since the manifest names their hashes before the first is sent: at most what the batch holds itself. With `shape` the parts are
-    Parquet, whose lines are in memory as long as their part grows.
+    Parquet: then the lines of a row group are in memory.
     """
     hours: dict[tuple[str, str, int], list[tuple[int, Change]]] = {}
     for row in changes:
@@ -173,26 +173,38 @@ class _Growing:
 
 
 class _GrowingParquet(_Growing):
-    """The same of a part in Parquet: its columns are made of all its lines at the end."""
+    """The same of a part in Parquet, by row groups. Its bound is that of its lines: what is compressed is smaller, and read back whole."""
 
     def __init__(self, where: Partition, level: int, columns: pq.Columns, raw: bool) -> None:
         super().__init__(where, 1)
-        self._level, self._columns, self._raw = level, columns, raw
+        self._writer = pq.Writer(columns=columns, raw=raw, level=level)
+
+    def add(self, index: int, change: Change, text: bytes) -> None:
+        full = len(self._waiting) >= pq.GROUP_ROWS or self._waiting_bytes + len(text) > pq.GROUP_BYTES
+        if full and self._waiting:
+            self._group()
+        super().add(index, change, text)
 
     def _drain(self) -> None:
-        """Nothing is compressed before the end."""
+        """A row group is drained when the next row does not fit into it."""
+
+    def _group(self) -> None:
+        for text in self._waiting:
+            self._content.update(text)
+        self._writer.add(self._waiting)
+        self._uncompressed += self._waiting_bytes
+        self._written += self._waiting_bytes
+        self._waiting, self._waiting_bytes = [], 0
 
     def finish(self) -> Part:
-        content = hashlib.sha256()
-        for text in self._waiting:
-            content.update(text)
-        body = pq.encode(self._waiting, columns=self._columns, raw=self._raw, level=self._level)
+        self._group()
+        body = self._writer.finish()
         return Part(
             self._where,
             body,
             tuple(self.indexes),
-            self._waiting_bytes,
-            content.hexdigest(),
+            self._uncompressed,
+            self._content.hexdigest(),
             hashlib.sha256(body).digest(),
             (self._oldest, self._newest),
             (min(self._arrivals), max(self._arrivals)),

@@ -177,14 +177,34 @@ def test_what_a_person_sees_and_does(evidence: Evidence) -> None:
     seals = [json.loads(body.partition(b"\n")[0]) for key, body in sorted(evidence.objects.items()) if "/digests/" in key]
     some = evidence.verify("--from", seals[1]["sealed_at"], "--to", seals[2]["sealed_at"]).expect(0).json
     assert (some["first"], some["last"]) == (seals[1]["n"] + 1, seals[2]["n"])
-    noted = directory / "noted.json"
+    noted = directory / "noted"
     whole = evidence.verify("--resume", str(noted)).expect(0).json
-    assert not noted.exists()
-    noted.write_text(
-        json.dumps({"place": "s3://lake/cdc/", "first": 1, "deep": False, "next": seals[1]["n"], "counts": {}, "findings": []})
-    )
-    rest = evidence.verify("--resume", str(noted)).expect(0).json
-    assert 0 < rest["objects"] < whole["objects"]
+    assert not noted.exists(), "the verdict is out"
+    noted.write_text("of somebody else")
+    assert "E387" in evidence.verify("--resume", str(noted)).expect(2).err
+    noted.write_text('{"place":"s3://lake/cdc/","first":1,"deep":false,"next":9,"counts":{},"findings":[]}')  # as 0.1.0 once noted it
+    again = evidence.verify("--resume", str(noted)).expect(0).json
+    assert (again["objects"], again["skipped"]) == (whole["objects"], 0), "nothing was noted there that counts"
+
+
+def _stopped(evidence: Evidence, *more: str) -> int:
+    """Kill a verification that has noted something: how many objects."""
+    for _ in range(20):
+        started = evidence.world.start("audit", "verify", str(evidence.world.config), "--json", "--parallel", "1", *more)
+        home = evidence.world.directory / "cache" / "dsqlcdc" / "audit"
+
+        def noted() -> int:
+            found = 0
+            for path in home.glob("*-deep" if "--deep" in more else "*[0-9a-f]"):
+                with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as base, suppress(sqlite3.Error):
+                    found += base.execute("select count(*) from judged").fetchone()[0]
+            return found
+
+        started.until(lambda: noted() > 0 or started.process.poll() is not None, "it has noted some")
+        started.kill()
+        if count := noted():
+            return count
+    raise AssertionError("it was too fast to be stopped")
 
 
 @pytest.mark.slow

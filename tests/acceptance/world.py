@@ -41,7 +41,7 @@ class World:
 
     def __init__(self, server: ServerProcess, directory: Path, shards: int = 4) -> None:
         self.server, self.directory = server, directory
-        self.environ = server.environ
+        self.environ = {**server.environ, "XDG_CACHE_HOME": str(directory / "cache")}
         self.pipe = server.pipe(STREAM, shards)
         server.client("s3").create_bucket(Bucket=BUCKET)
         server.control("throttle", reads=False)

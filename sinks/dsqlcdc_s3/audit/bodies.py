@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import datetime, timedelta
-from typing import Literal
 
 import msgspec
 
-from dsqlcdc_s3.audit.compacted import Compacted, told
-from dsqlcdc_s3.audit.content import Content
+from dsqlcdc_s3.audit.compacted import Compacted, compacted_of
+from dsqlcdc_s3.audit.content import Content, content_of
 from dsqlcdc_s3.audit.findings import Report
+from dsqlcdc_s3.audit.ids import Beside, Seen, Span
+from dsqlcdc_s3.audit.inventory import Inventory
 from dsqlcdc_s3.audit.lake import Lake
-from dsqlcdc_s3.audit.spill import mark
+from dsqlcdc_s3.audit.progress import EVERY, Judged, Progress
 from dsqlcdc_s3.compaction import Compaction
 from dsqlcdc_s3.manifest import PartEntry
 from dsqlcdc_s3.objects import Missing
@@ -35,21 +37,23 @@ class Job(msgspec.Struct, frozen=True):
     lock: str = ""
     open_end: bool = False
     written: str = ""
-    beside: Literal["", "replay", "apart", "compaction"] = ""
+    beside: Beside = ""
     compaction: Compaction | None = None
+
+    def words(self) -> bytes:
+        """A hash of all that the object is judged against."""
+        return hashlib.blake2b(msgspec.json.encode((self.entry, self.compaction)), digest_size=16).digest()
 
 
 class Bodies:
-    """Judges objects. `voided`: marks of parts that are to be void; `hidden`: of names of which it has been reported that a marker hides them."""
+    """Judges objects, and says in the inventory how each was met."""
 
-    def __init__(self, lake: Lake, report: Report, voided: set[int], hidden: set[int], *, deep: bool, parallel: int) -> None:
-        self._lake, self._report, self._voided, self._hidden, self._deep = lake, report, voided, hidden, deep
-        self._parallel = parallel
-        self._compacted: set[int] = set()
+    def __init__(self, lake: Lake, report: Report, inventory: Inventory, progress: Progress, parallel: int) -> None:
+        self._lake, self._report, self._inventory, self._progress, self._parallel = lake, report, inventory, progress, parallel
 
-    async def judge(self, jobs: AsyncIterator[Job], done: Callable[[Job], None]) -> None:
-        """Judge them all. `done` is told each, in any order."""
-        queue: asyncio.Queue[Job | None] = asyncio.Queue(self._parallel * 4)
+    async def judge(self, jobs: AsyncIterator[Job], done: Callable[[], None]) -> None:
+        """Judge them all. `done` is told of each."""
+        queue: asyncio.Queue[Job | None] = asyncio.Queue(self._parallel)
 
         async def produce() -> None:
             async for job in jobs:
@@ -60,72 +64,76 @@ class Bodies:
         async def work() -> None:
             while (job := await queue.get()) is not None:
                 await self._one(job)
-                done(job)
+                done()
 
-        async with asyncio.TaskGroup() as group:
-            group.create_task(produce())
-            for _ in range(self._parallel):
-                group.create_task(work())
+        async def keep() -> None:
+            while True:
+                await asyncio.sleep(EVERY)
+                self._progress.keep()
+
+        async with asyncio.TaskGroup() as keeping:
+            keeper = keeping.create_task(keep())
+            async with asyncio.TaskGroup() as group:
+                group.create_task(produce())
+                for _ in range(self._parallel):
+                    group.create_task(work())
+            keeper.cancel()
 
     async def _one(self, job: Job) -> None:
-        entry, report = job.entry, self._report
-        content = Content(entry, self._deep) if job.compaction is None else Compacted(job.compaction, self._deep)
-        try:
-            await self._read(entry.key, content)
-        except Missing:
-            if job.compaction is not None or mark(told(entry)) in self._compacted:
-                return  # begun and not put, or compacted again: its parts are judged where they are
-            if job.open_end:
-                report.add("note", "undecided", entry.key, "it was begun and not finished: nobody has said yet what becomes of it")
-            elif mark(entry.key) not in self._hidden:
-                report.add("missing", "object", entry.key, f"a manifest{f' ({job.n})' if job.n else ''} names it, and it is not there")
-            return
-        report.bytes += content.bytes
-        if content.void:
+        entry, report, words = job.entry, self._report, job.words()
+        judged = self._progress.known(entry.key, words)
+        if judged is not None:
+            report.skipped += 1
+            self._right(job)
+        else:
+            try:
+                judged = await self._read(job, words)
+            except Missing:
+                if job.compaction is None:  # else begun and not put, or compacted again: its parts are judged where they are
+                    self._inventory.add("missing", entry.key, job.n, entry.object_sha256, open=job.open_end)
+                return
+        report.bytes += judged.bytes
+        report.unmade += judged.unmade
+        if judged.void:
             report.void += 1
+            self._inventory.add("empty", entry.key, job.n, str(entry.rows), open=job.open_end)
         else:
             report.objects += 1
-            report.rows += content.rows
-            report.uncompressed_bytes += content.uncompressed_bytes
-        if isinstance(content, Compacted):
-            self._compacted.update(mark(told(part)) for part in content.parts)
-        self._decide(job, content)
+            report.rows += judged.rows
+            report.uncompressed_bytes += judged.uncompressed_bytes
         if job.lock:
             await self._held(job)
 
-    async def _read(self, key: str, content: Content | Compacted) -> None:
-        waiting: list[bytes] = []
-        size = 0
-        async with aclosing(self._lake.get(key)) as chunks:
-            async for chunk in chunks:
-                waiting.append(chunk)
-                size += len(chunk)
-                if size >= 4 * _THREAD:
-                    await asyncio.to_thread(content.feed, b"".join(waiting))
-                    waiting, size = [], 0
-        rest = b"".join(waiting)
-        if size >= _THREAD:
-            await asyncio.to_thread(content.feed, rest)
-        elif rest:
-            content.feed(rest)
-        content.end()
+    async def _read(self, job: Job, words: bytes) -> Judged:
+        """Judge the bytes; what is as it should be is noted, and only that."""
+        spans: list[tuple[int, Span]] = []
 
-    def _decide(self, job: Job, content: Content | Compacted) -> None:
-        key, report = job.entry.key, self._report
-        given_up = mark(key) in self._voided
-        if content.void and not given_up:
-            if job.open_end and job.beside:
-                return
-            if job.open_end:
-                report.add("note", "undecided", key, "it was given up, and the manifest that will say so is not written yet")
-            else:
-                report.add(
-                    "altered", "emptied", key, f"it is empty, its manifest says {job.entry.rows} rows, and none says that it was given up"
-                )
-        elif not content.void and given_up:
-            report.add("altered", "filled", key, "a manifest says that it was given up and is void, and it holds something: filled later")
-        elif not content.void and content.wrong:
-            report.add("altered", "bytes", key, "; ".join(content.wrong[:3]))
+        def see(part: PartEntry) -> Seen | None:
+            if self._progress.ids is None:
+                return None
+            seen = self._progress.ids.part()
+            spans.append((seen.number, Span(part.key, job.entry.key, job.beside)))
+            return seen
+
+        opened = await self._lake.open(job.entry.key)
+        content = content_of(job.entry, see(job.entry)) if job.compaction is None else compacted_of(job.compaction, see)
+        try:
+            async with aclosing(opened.chunks) as chunks:
+                await _feed(chunks, content)
+        finally:
+            content.close()
+        judged = Judged(content.void, content.bytes, content.rows, content.uncompressed_bytes, content.unmade)
+        if content.wrong:
+            self._inventory.add("wrong", job.entry.key, job.n, "; ".join(content.wrong[:3]))
+        else:
+            self._progress.note(job.entry.key, words, opened.stamp, judged, spans)
+            self._right(job)
+        return judged
+
+    def _right(self, job: Job) -> None:
+        """It is as it should be: so are the parts in it."""
+        for one in job.compaction.inputs if job.compaction is not None else ():
+            self._inventory.add("found", one.part.key, 0, one.part.object_sha256)
 
     async def _held(self, job: Job) -> None:
         mode, _, days = job.lock.partition(":")
@@ -140,3 +148,25 @@ class Bodies:
         if hold.mode != mode or hold.until + _DAY < until.timestamp():
             said = f"{hold.mode or 'no retention'}" + (f" until {datetime.fromtimestamp(hold.until).date()}" if hold.until else "")
             report.add("altered", "retention", key, f"it was put with {mode} until {until.date()}, and has {said}")
+
+
+async def _feed(chunks: AsyncIterator[bytes], content: Content | Compacted) -> None:
+    waiting: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        waiting.append(chunk)
+        size += len(chunk)
+        if size >= 4 * _THREAD:
+            await asyncio.to_thread(content.feed, b"".join(waiting))
+            waiting, size = [], 0
+    rest = b"".join(waiting)
+    if content.bytes + size >= _THREAD:
+        await asyncio.to_thread(_finish, content, rest)
+    else:
+        _finish(content, rest)
+
+
+def _finish(content: Content | Compacted, rest: bytes) -> None:
+    if rest:
+        content.feed(rest)
+    content.end()

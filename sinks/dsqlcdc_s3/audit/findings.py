@@ -26,7 +26,9 @@ class Report(msgspec.Struct, kw_only=True):
     """What was judged, and what was found.
 
     Of all runs together: read = Σ settled + open + left; what was `left` was open when a run ended, and was read again by the next.
-    `unproved`: what no verification of this lake can say, in sentences.
+    `unproved`: what no verification of this lake can say, in sentences. `skipped`: objects that a verification which was stopped had found to be
+    as they should be, and are as they were; they are counted in all else. With `deep`: `sent_again`: rows that stand once more, as DSQL sent their
+    changes again; `copies`: rows that stand in a compacted object too; `unmade`: rows without a key whose ids cannot be made again.
     """
 
     pipeline: str
@@ -52,6 +54,10 @@ class Report(msgspec.Struct, kw_only=True):
     open: int = 0
     left: int = 0
     deep: bool = False
+    skipped: int = 0
+    sent_again: int = 0
+    copies: int = 0
+    unmade: int = 0
     findings: list[Finding] = []
     more: int = 0
     unproved: list[str] = []
@@ -68,11 +74,9 @@ class Report(msgspec.Struct, kw_only=True):
         else:
             self.more += 1
 
-    def take_back(self, code: str, where: str) -> None:
-        """What was found turned out to be as it should be."""
-        kept = [one for one in self.findings if (one.code, one.where) != (code, where)]
-        self._bad -= len(self.findings) - len(kept)
-        self.findings = kept
+    def in_order(self, begun: int) -> None:
+        """Put what was found since there were so many findings in order of where it is."""
+        self.findings[begun:] = sorted(self.findings[begun:], key=lambda one: one.where)
 
     @property
     def verdict(self) -> Literal["whole", "whole with declared gaps", "altered or missing"]:
@@ -101,7 +105,8 @@ class Anchor(msgspec.Struct, frozen=True):
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be verified. `since` and `until`: seconds since the epoch, 0 for the ends of the chain.
 
-    `public_keys`: files. `resume`: a file to note in how far it came, "" for none.
+    `public_keys`: files. `resume`: a file to note in how far it came; where it is "", one in the directory `keep`; "" for none. `fresh`: what was
+    noted before does not count.
     """
 
     since: float = 0.0
@@ -109,14 +114,17 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     deep: bool = False
     public_keys: Sequence[str] = ()
     resume: str = ""
+    keep: str = ""
+    fresh: bool = False
     anchor: Anchor | None = None
     parallel: int = 4
 
 
 class Told(msgspec.Struct, frozen=True):
-    """Progress: the step, how far it is, of how much (0 where unknown), and compressed bytes judged so far."""
+    """Progress: the step, how far it is, of how much (0 where unknown), and compressed bytes judged so far. `note`: something to be said once."""
 
     step: str
     done: int
     of: int
     bytes: int
+    note: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -13,12 +13,26 @@ from dsqlcdc_s3.objects import Missing, Objects
 
 
 class Version(msgspec.Struct, frozen=True):
-    """One version of a name, or a delete marker. `latest`: what a plain read answers with."""
+    """One version of a name, or a delete marker. `latest`: what a plain read answers with. `stamp`: what the store says of its bytes, which no
+    writer can choose: another one where they are others."""
 
     key: str
     id: str
     latest: bool
     deleted: bool
+    stamp: str = ""
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """An object that is being read. Close `chunks` when leaving early."""
+
+    stamp: str
+    chunks: AsyncGenerator[bytes, None]
+
+
+def stamp_of(version: str, answer: Mapping[str, Any], size: str) -> str:
+    """The stamp: version, ETag, size, and when it was last written, in whole seconds, which is what a read knows."""
+    return f"{version} {answer.get('ETag', '')} {answer.get(size, '')} {int(answer['LastModified'].timestamp())}"
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -47,6 +61,10 @@ class Lake(Objects, Protocol):
         """What holds an object. Raises Missing."""
         ...
 
+    async def open(self, key: str) -> Opened:
+        """Begin to read an object. Raises Missing, and as `get` does, while it is read too."""
+        ...
+
 
 class AwsLake(AwsObjects):
     """A Lake over an aiobotocore client."""
@@ -60,7 +78,7 @@ class AwsLake(AwsObjects):
             answer: dict[str, Any] = await self._client.list_object_versions(Bucket=bucket, Prefix=prefix, **more, **self._owner)
         except errors() as error:
             raise translate(error, doing="list the versions of objects", where=f"s3://{bucket}/{prefix}") from error
-        found = [Version(one["Key"], one.get("VersionId", "null"), one["IsLatest"], False) for one in answer.get("Versions", ())]
+        found = [_version(one) for one in answer.get("Versions", ())]
         found += [Version(one["Key"], one.get("VersionId", "null"), one["IsLatest"], True) for one in answer.get("DeleteMarkers", ())]
         next_after = (answer.get("NextKeyMarker", ""), answer.get("NextVersionIdMarker", "")) if answer.get("IsTruncated") else None
         return Page(sorted(found, key=lambda one: one.key), next_after)
@@ -75,6 +93,16 @@ class AwsLake(AwsObjects):
             raise translate(error, doing="look at an object", where=f"s3://{bucket}/{key}") from error
         until = answer.get("ObjectLockRetainUntilDate")
         return Hold(answer.get("ObjectLockMode", ""), until.timestamp() if until else 0.0, answer["LastModified"].timestamp())
+
+
+    async def open(self, key: str) -> Opened:
+        answer = await self._answer(key)
+        return Opened(stamp_of(answer.get("VersionId", "null"), answer, "ContentLength"), self._chunks(answer, key))
+
+
+def _version(one: dict[str, Any]) -> Version:
+    id = one.get("VersionId", "null")
+    return Version(one["Key"], id, one["IsLatest"], False, stamp_of(id, one, "Size"))
 
 
 async def walk(lake: Lake, prefix: str) -> AsyncGenerator[list[Version], None]:

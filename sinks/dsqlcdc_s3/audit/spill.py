@@ -1,62 +1,141 @@
-"""Sets of names too large for memory, compared: hashes of eight bytes, in files by their first byte."""
+"""Records too many for memory, on disk in groups by a hash: what has the same hash comes back in the same group."""
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import struct
+import zlib
 from array import array
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import IO, Self
 
-_FILES = 256
-_WAITING = 512
-"""Hashes of one file that wait in memory."""
+from dsqlcdc_s3.room import no_room, unnamed
+
+_PLACES = 256
+_BLOCK = 16 * 1024
+"""Bytes of one place that wait in memory."""
+_GROUP = 4 * 1024 * 1024
+"""Bytes of a group at the most: one that would be larger is divided by the next byte of the hash."""
+_HEAD = struct.Struct(">QII")
+"""Of a block: where the one before it begins, and one more (0: there is none); its bytes; their CRC-32."""
+
+
+class Damaged(Exception):
+    """What is on disk is not what was written."""
 
 
 class Spill:
-    """Sets by label. Used as a context manager; what is on disk goes with it."""
+    """A file of records, each of `width` bytes that begin with its hash; with `width` 0, lines that begin with a hash in hex.
 
-    def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="dsqlcdc-audit-")
-        self._waiting: dict[tuple[str, int], array[int]] = {}
-        self._written: set[tuple[str, int]] = set()
+    Without `file` it has no name, and the system takes it away with the process. Methods raise Misconfigured where the disk is full or cannot
+    be read, `groups` Damaged too. Not for two threads at once.
+    """
 
-    def __enter__(self) -> Spill:
+    def __init__(self, width: int = 0, *, file: IO[bytes] | None = None, group: int = _GROUP, depth: int = 0) -> None:
+        self._width, self._limit, self._depth = width, group, depth
+        self._file = file or unnamed()
+        self._last = array("Q", bytes(8 * _PLACES))
+        self._sizes = array("Q", bytes(8 * _PLACES))
+        self._waiting = [bytearray() for _ in range(_PLACES)]
+        self._end = 0
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._directory.cleanup()
+        self.close()
 
-    def add(self, label: str, name: str) -> None:
-        hashed = mark(name)
-        place = (label, hashed >> 56)
-        waiting = self._waiting.setdefault(place, array("Q"))
-        waiting.append(hashed)
-        if len(waiting) >= _WAITING:
+    def close(self) -> None:
+        """Give the room back. Closing twice is fine."""
+        self._file.close()
+
+    @property
+    def bytes(self) -> int:
+        """On disk."""
+        return self._end
+
+    def add(self, records: Sequence[bytes]) -> None:
+        waiting, depth = self._waiting, self._depth
+        for record in records:
+            place = record[depth] if self._width else int(record[2 * depth : 2 * depth + 2], 16)
+            block = waiting[place]
+            block += record
+            if len(block) >= _BLOCK:
+                self._write(place)
+
+    def _write(self, place: int) -> None:
+        block = self._waiting[place]
+        if not block:
+            return
+        body = bytes(block) if self._width else zlib.compress(block, 1)
+        try:
+            self._file.seek(self._end)
+            self._file.write(_HEAD.pack(self._last[place], len(body), zlib.crc32(body)) + body)
+        except OSError as error:
+            raise no_room(error) from error
+        self._last[place], self._sizes[place] = self._end + 1, self._sizes[place] + len(block)
+        self._end += _HEAD.size + len(body)
+        block.clear()
+
+    def state(self) -> bytes:
+        """Write what waits; what `restore` needs, in this process or another, to go on from here."""
+        for place in range(_PLACES):
             self._write(place)
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise no_room(error) from error
+        return struct.pack(f">Q{2 * _PLACES}Q", self._end, *self._last, *self._sizes)
 
-    def without(self, one: str, other: str) -> set[int]:
-        """Marks of the names in one set that are not in the other."""
-        found: set[int] = set()
-        for number in range(_FILES):
-            found |= self._read(one, number) - self._read(other, number)
-        return found
+    def restore(self, state: bytes) -> None:
+        """Go on from there; what was written after it is cut off. Raises Damaged where the file is shorter."""
+        end, *rest = struct.unpack(f">Q{2 * _PLACES}Q", state)
+        if self._file.seek(0, 2) < end:
+            raise Damaged("it is shorter than it was")
+        self._file.truncate(end)
+        self._end, self._last, self._sizes = end, array("Q", rest[:_PLACES]), array("Q", rest[_PLACES:])
 
-    def _path(self, label: str, number: int) -> Path:
-        return Path(self._directory.name) / f"{label}-{number:02x}"
+    def groups(self) -> Iterator[list[bytes]]:
+        """All records, those with the same hash together; of one hash alone more than a group holds come in several."""
+        for place in range(_PLACES):
+            size = self._sizes[place] + len(self._waiting[place])
+            if size <= self._limit:
+                records = [record for block in self._blocks(place) for record in self._split(block)]
+                if records:
+                    yield records
+            elif self._depth < 7:
+                with Spill(self._width, group=self._limit, depth=self._depth + 1) as finer:
+                    for block in self._blocks(place):
+                        finer.add(self._split(block))
+                    yield from finer.groups()
+            else:
+                for block in self._blocks(place):
+                    yield self._split(block)
 
-    def _write(self, place: tuple[str, int]) -> None:
-        waiting = self._waiting.pop(place)
-        self._written.add(place)
-        with self._path(*place).open("ab") as file:
-            file.write(waiting.tobytes())
+    def _blocks(self, place: int) -> Iterator[bytes]:
+        if self._waiting[place]:
+            yield bytes(self._waiting[place])
+        at = self._last[place]
+        while at:
+            try:
+                self._file.seek(at - 1)
+                before, length, told = _HEAD.unpack(self._file.read(_HEAD.size))
+                body = self._file.read(length)
+                if zlib.crc32(body) != told:
+                    raise Damaged(f"its block at {at - 1} was changed")
+                block = body if self._width else zlib.decompress(body)
+            except (struct.error, zlib.error) as error:
+                raise Damaged(f"its block at {at - 1} cannot be read ({error})") from error
+            except OSError as error:
+                raise no_room(error) from error
+            yield block
+            at = before
 
-    def _read(self, label: str, number: int) -> set[int]:
-        path, hashes = self._path(label, number), self._waiting.get((label, number), array("Q"))[:]
-        if (label, number) in self._written:
-            hashes.frombytes(path.read_bytes())
-        return set(hashes)
+    def _split(self, block: bytes) -> list[bytes]:
+        width = self._width
+        return [block[n : n + width] for n in range(0, len(block), width)] if width else block.splitlines(keepends=True)
 
 
-def mark(name: str) -> int:
-    """Eight bytes of the name's hash."""
-    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+def mark(name: str) -> bytes:
+    """Eight bytes of the name's hash, in hex."""
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest().encode()

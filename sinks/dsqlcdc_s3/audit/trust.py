@@ -11,6 +11,10 @@ from dsqlcdc_s3.digest import Stored, message
 from dsqlcdc_s3.signing import PublicKey, public_key_of
 
 
+_REMEMBERED = 64
+"""Keys that digests name themselves, in memory."""
+
+
 class Trust:
     """The keys that are trusted; with none, the one that a digest names itself is used, and the report says what that is worth."""
 
@@ -69,5 +73,7 @@ class Trust:
 
     def _key_of(self, text: str) -> PublicKey | None:
         if text not in self._named:
+            if len(self._named) >= _REMEMBERED:
+                self._named.clear()
             self._named[text] = public_key_of(text, "named by a digest")
         return self._named[text]

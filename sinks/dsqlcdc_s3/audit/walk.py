@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import itertools
+from collections.abc import AsyncGenerator, Iterable
 
 from dsqlcdc.contract import Misconfigured
-from dsqlcdc_s3.audit.compacted import told
 from dsqlcdc_s3.audit.coverage import Coverage
 from dsqlcdc_s3.audit.findings import Report
-from dsqlcdc_s3.audit.spill import Spill, mark
+from dsqlcdc_s3.audit.inventory import Inventory
 from dsqlcdc_s3.audit.trust import Trust
 from dsqlcdc_s3.chain import Owner
 from dsqlcdc_s3.digest import Previous, Stored, compose, digest_key, parse
@@ -19,7 +19,9 @@ from dsqlcdc_s3.objects import Missing, Objects
 from dsqlcdc_s3.paths import manifest_key
 
 _AHEAD = 32
-"""Manifests that are fetched together."""
+"""Manifests that are fetched together, at the most."""
+_BYTES = 8 * 1024 * 1024
+"""Of them together, about."""
 
 
 async def whole(objects: Objects, key: str) -> bytes | None:
@@ -30,24 +32,33 @@ async def whole(objects: Objects, key: str) -> bytes | None:
         return None
 
 
+async def ahead(objects: Objects, keys: Iterable[str]) -> AsyncGenerator[tuple[str, bytes | None], None]:
+    """The bodies of objects, in order, fetched ahead: as many at a time as are about _BYTES, by the largest so far."""
+    left, largest = iter(keys), _BYTES // _AHEAD
+    while some := list(itertools.islice(left, max(1, min(_AHEAD, _BYTES // largest)))):
+        for key, body in zip(some, await asyncio.gather(*(whole(objects, key) for key in some)), strict=True):
+            largest = max(largest, len(body or b""))
+            yield key, body
+
+
 async def manifests(objects: Objects, prefix: str, first: int, last: int) -> AsyncGenerator[tuple[int, bytes | None], None]:
-    """The bodies of manifests by number, in order, fetched ahead."""
-    for start in range(first, last + 1, _AHEAD):
-        numbers = range(start, min(start + _AHEAD, last + 1))
-        bodies = await asyncio.gather(*(whole(objects, manifest_key(prefix, n)) for n in numbers))
-        for n, body in zip(numbers, bodies, strict=True):
-            yield n, body
+    """The bodies of manifests by number, in order."""
+    n = first
+    async for _, body in ahead(objects, (manifest_key(prefix, n) for n in range(first, last + 1))):
+        yield n, body
+        n += 1
 
 
 class Walk:
-    """One walk over a chain. `voided`: marks of the parts that manifests say are void; `sealed`: the last seal that was met."""
+    """One walk over a chain. `sealed`: the last seal that was met. What manifests name goes into the inventory; what seals name outside of the
+    chain into `beside`."""
 
-    def __init__(self, owner: Owner, report: Report, coverage: Coverage, trust: Trust, spill: Spill) -> None:
-        self._owner, self._report, self._coverage, self._trust, self._spill = owner, report, coverage, trust, spill
-        self.voided: set[int] = set()
+    def __init__(
+        self, owner: Owner, report: Report, coverage: Coverage, trust: Trust, inventory: Inventory, beside: Inventory
+    ) -> None:
+        self._owner, self._report, self._coverage, self._trust = owner, report, coverage, trust
+        self._inventory, self._beside = inventory, beside
         self.sealed = 0
-        self.seals: set[int] = set()
-        self.writers: dict[int, str] = {}
         self.last: Manifest | None = None
         self._prev: Link | None = None
         self._known = True
@@ -86,9 +97,9 @@ class Walk:
         if self._tree is not None:
             self._tree.add(bytes.fromhex(hashed))
         for entry in manifest.parts:
-            self._spill.add("data-named", entry.key)
-            self._spill.add("part-named", told(entry))
-        self.voided.update(map(mark, manifest.voided))
+            self._inventory.add("named", entry.key, n, entry.object_sha256)
+        for name in manifest.voided:
+            self._inventory.add("voided", name)
         self._coverage.take(manifest, key)
         return manifest
 
@@ -107,11 +118,10 @@ class Walk:
             found = self._prev.sha256[:16] if self._prev is not None else "nothing"
             wrong("chain", f"it names {said} before it, and there is {found}: one of the two was replaced, or the order was changed")
         if last is not None:
-            if manifest.epoch < last.epoch or self.writers.get(manifest.epoch, manifest.writer) != manifest.writer:
+            if manifest.epoch < last.epoch or (manifest.epoch == last.epoch and manifest.writer != last.writer):
                 wrong("epoch", f"it is by {manifest.writer} with epoch {manifest.epoch}, after {last.writer} with epoch {last.epoch}")
             if manifest.newest_arrived < last.newest_arrived:
                 wrong("arrivals", "its newest arrival is older than that of the manifest before it")
-        self.writers[manifest.epoch] = manifest.writer
         if manifest.sealed != self.sealed:
             wrong("seal", f"it says that manifest {manifest.sealed} was the last seal, and {self.sealed} was")
         if manifest.seal is not None and manifest.parts:
@@ -126,12 +136,11 @@ class Walk:
         body = await whole(store, key)
         before, known = self._previous, self._previous_known
         first, self.sealed, self._tree, self._previous, self._previous_known = self.sealed + 1, n, Tree(), None, False
-        self.seals.add(n)
+        self._inventory.add("seal", key, n)
         assert prev is not None
         assert manifest.seal is not None
         for beside in manifest.seal.beside:
-            self._spill.add("beside-named", beside.key)
-            self._spill.add("beside-named-whole", f"{beside.key}:{beside.sha256}")
+            self._beside.add("sealed", beside.key, n, beside.sha256)
         if body is None:
             what = f"manifest {n} ends a period, and its digest is not there: it was deleted, or its writer was killed before it could write it"
             report.add("missing", "digest", key, f"{what} (then `dsqlcdc audit digest` writes it)")

@@ -10,7 +10,7 @@ import struct
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import msgspec
@@ -24,6 +24,7 @@ from dsqlcdc_s3.compaction import Bounds, Compaction, Compactor, Step, digest_of
 from dsqlcdc_s3.delivered import content_sha256, search
 from dsqlcdc_s3.form import void_of
 from dsqlcdc_s3.manifest import Manifest, PartEntry
+from dsqlcdc_s3.objects import Put
 
 from .auditing import audit, troubles
 from .lake import NOON, ORDERS, Bucket, FakeObjects, change, make_sink, resume, text_of
@@ -49,6 +50,10 @@ class Compactable(FakeObjects):
             self.calls -= 1
             if self.calls < 0:
                 raise Killed
+
+    async def put_file(self, key: str, body: IO[bytes], *, sha256: bytes, content_type: str) -> Put:
+        body.seek(0)
+        return await self.put(key, body.read(), if_none_match=True, sha256=sha256, content_type=content_type)
 
     async def delete(self, key: str) -> None:
         await self._count()
