@@ -145,18 +145,23 @@ class Content:
 
     def _judge(self, lines: Sequence[Line], text: bytes) -> None:
         """The lines of one stretch: every id is of its key and version, and none stands before the one it follows."""
-        hashers, wrong = self._hashers, self.wrong
-        keyless = 0
+        hashers, wrong, seen = self._hashers, self.wrong, self._seen
+        assert seen is not None
+        ids: list[bytes] = []
+        keyless = False
         for line in lines:
             hasher = hashers.get((line.cluster, line.schema, line.table)) or self._meet(line)
             if line.key == _NULL:
-                keyless += 1
+                keyless = True
+                ids.append(bytes.fromhex(line.id))
                 continue
             made = hasher.copy()
             made.update(line.key)
             made.update(_pack(line.version))
-            if made.hexdigest() != line.id:
+            id = made.digest()
+            if id.hex() != line.id:
                 return wrong.append(f"the id {line.id} is not that of its key and version")
+            ids.append(id)
         if keyless:
             self._make_keyless(zip(lines, _decode_keyless(text), strict=True))
         ordered = lines if self._last is None else [self._last, *lines]
@@ -167,8 +172,7 @@ class Content:
         self._arrived = min(self._arrived[0] or arrivals[0], *arrivals), max(self._arrived[1], *arrivals)
         self._first = self._first or lines[0]
         self._last = lines[-1]
-        assert self._seen is not None
-        self._seen.add(lines)
+        seen.add(ids, lines)
 
     def _make_keyless(self, lines: Iterable[tuple[Line, Keyless]]) -> None:
         """See Tables.keyless: the image is in the row, unless a row model, `mask` or `exclude` has made another of it, or line ends went."""

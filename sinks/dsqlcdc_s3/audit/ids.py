@@ -13,19 +13,18 @@ import msgspec
 
 from dsqlcdc_s3.audit.spill import Spill
 
-_RECORD = struct.Struct(">16sQI")
-"""A row's id, a hash of its place in the stream, and the number of the part that it stands in."""
-_MASK = 2**64 - 1
-_ODD = 0x9E3779B97F4A7C15
+_RECORD = struct.Struct(">16s8sI")
+"""A row's id, what tells its place in the stream from others, and the number of the part that it stands in."""
+_PACK = struct.Struct(">16sI4sI").pack
+"""The same: a place is told by the CRC-32 of shard and sequence number, and its last digits."""
 
 Beside = Literal["", "replay", "apart", "compaction"]
 """What an object is of: the chain, or beside it."""
 
 
 class Row(Protocol):
-    """Of a line what tells it from others."""
+    """Of a line where it was in the stream."""
 
-    id: str
     shard: str
     sequence: str
 
@@ -101,7 +100,7 @@ def _repeats(group: list[bytes], span: Callable[[int], Span | None]) -> Iterator
     group.sort()
     for id, records in itertools.groupby(group, lambda record: record[:16]):
         copies = [(place, number) for _, place, number in map(_RECORD.unpack, records)]
-        met: list[tuple[int, Span]] = []
+        met: list[tuple[bytes, Span]] = []
         for place, number in copies if len(copies) > 1 else ():
             where = span(number)
             if where is None:
@@ -119,15 +118,14 @@ class Seen:
         self.number, self._ids = number, ids
         self._shards: dict[str, int] = {}
 
-    def add(self, rows: Sequence[Row]) -> None:
-        """May be called in any thread."""
-        number, shards, pack, unhex = self.number, self._shards, _RECORD.pack, bytes.fromhex
+    def add(self, ids: Sequence[bytes], rows: Sequence[Row]) -> None:
+        """The next rows, with their ids. May be called in any thread."""
+        number, shards, pack, crc32 = self.number, self._shards, _PACK, zlib.crc32
         records: list[bytes] = []
-        for row in rows:
+        for id, row in zip(ids, rows, strict=True):
             shard = shards.get(row.shard)
             if shard is None:
-                shard = shards[row.shard] = zlib.crc32(row.shard.encode()) * _ODD
-            sequence = row.sequence
-            place = int(sequence) if sequence.isdecimal() else zlib.crc32(sequence.encode())
-            records.append(pack(unhex(row.id), (place ^ shard) & _MASK, number))
+                shard = shards[row.shard] = crc32(row.shard.encode())
+            sequence = row.sequence.encode()
+            records.append(pack(id, crc32(sequence, shard), sequence[-4:], number))
         self._ids.add(records)

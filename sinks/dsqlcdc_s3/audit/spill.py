@@ -14,6 +14,8 @@ from dsqlcdc_s3.room import no_room, unnamed
 _PLACES = 256
 _BLOCK = 16 * 1024
 """Bytes of one place that wait in memory."""
+_LOOK = 1024
+"""Records after which it is looked what has to be written."""
 _GROUP = 4 * 1024 * 1024
 """Bytes of a group at the most: one that would be larger is divided by the next byte of the hash."""
 _HEAD = struct.Struct(">QII")
@@ -37,7 +39,7 @@ class Spill:
         self._last = array("Q", bytes(8 * _PLACES))
         self._sizes = array("Q", bytes(8 * _PLACES))
         self._waiting = [bytearray() for _ in range(_PLACES)]
-        self._end = 0
+        self._end = self._unwritten = 0
 
     def __enter__(self) -> Self:
         return self
@@ -56,12 +58,18 @@ class Spill:
 
     def add(self, records: Sequence[bytes]) -> None:
         waiting, depth = self._waiting, self._depth
-        for record in records:
-            place = record[depth] if self._width else int(record[2 * depth : 2 * depth + 2], 16)
-            block = waiting[place]
-            block += record
-            if len(block) >= _BLOCK:
-                self._write(place)
+        if self._width:
+            for record in records:
+                waiting[record[depth]] += record
+        else:
+            for record in records:
+                waiting[int(record[2 * depth : 2 * depth + 2], 16)] += record
+        self._unwritten += len(records)
+        if self._unwritten >= _LOOK:
+            self._unwritten = 0
+            for place, block in enumerate(waiting):
+                if len(block) >= _BLOCK:
+                    self._write(place)
 
     def _write(self, place: int) -> None:
         block = self._waiting[place]

@@ -21,7 +21,7 @@ from .lake import Bucket
 from .lake_files import row, write
 from .served import Served, serving
 
-OBJECTS = 120
+OBJECTS = 80
 COMMAND = Path(sys.executable).with_name("dsqlcdc")
 FORMATS = pytest.mark.parametrize("format", ["jsonl", "parquet"])
 
