@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from datetime import datetime, timedelta
+from typing import Self
 
 import msgspec
 
@@ -46,10 +49,18 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Bodies:
-    """Judges objects, and says in the inventory how each was met."""
+    """Judges objects, and says in the inventory how each was met. Used as a context manager. It computes in as many threads as there are cores:
+    more would only take memory."""
 
     def __init__(self, lake: Lake, report: Report, inventory: Inventory, progress: Progress, parallel: int) -> None:
         self._lake, self._report, self._inventory, self._progress, self._parallel = lake, report, inventory, progress, parallel
+        self._threads = ThreadPoolExecutor(min(parallel, os.cpu_count() or 1), "dsqlcdc-audit")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
 
     async def judge(self, jobs: AsyncIterator[Job], done: Callable[[], None]) -> None:
         """Judge them all. `done` is told of each."""
@@ -119,7 +130,7 @@ class Bodies:
         content = content_of(job.entry, see(job.entry)) if job.compaction is None else compacted_of(job.compaction, see)
         try:
             async with aclosing(opened.chunks) as chunks:
-                await _feed(chunks, content)
+                await self._feed(chunks, content)
         finally:
             content.close()
         judged = Judged(content.void, content.bytes, content.rows, content.uncompressed_bytes, content.unmade)
@@ -129,6 +140,22 @@ class Bodies:
             self._progress.note(job.entry.key, words, opened.stamp, judged, spans)
             self._right(job)
         return judged
+
+    async def _feed(self, chunks: AsyncIterator[bytes], content: Content | Compacted) -> None:
+        loop = asyncio.get_running_loop()
+        waiting: list[bytes] = []
+        size = 0
+        async for chunk in chunks:
+            waiting.append(chunk)
+            size += len(chunk)
+            if size >= 4 * _THREAD:
+                await loop.run_in_executor(self._threads, content.feed, b"".join(waiting))
+                waiting, size = [], 0
+        rest = b"".join(waiting)
+        if content.bytes + size >= _THREAD:
+            await loop.run_in_executor(self._threads, _finish, content, rest)
+        else:
+            _finish(content, rest)
 
     def _right(self, job: Job) -> None:
         """It is as it should be: so are the parts in it."""
@@ -148,22 +175,6 @@ class Bodies:
         if hold.mode != mode or hold.until + _DAY < until.timestamp():
             said = f"{hold.mode or 'no retention'}" + (f" until {datetime.fromtimestamp(hold.until).date()}" if hold.until else "")
             report.add("altered", "retention", key, f"it was put with {mode} until {until.date()}, and has {said}")
-
-
-async def _feed(chunks: AsyncIterator[bytes], content: Content | Compacted) -> None:
-    waiting: list[bytes] = []
-    size = 0
-    async for chunk in chunks:
-        waiting.append(chunk)
-        size += len(chunk)
-        if size >= 4 * _THREAD:
-            await asyncio.to_thread(content.feed, b"".join(waiting))
-            waiting, size = [], 0
-    rest = b"".join(waiting)
-    if content.bytes + size >= _THREAD:
-        await asyncio.to_thread(_finish, content, rest)
-    else:
-        _finish(content, rest)
 
 
 def _finish(content: Content | Compacted, rest: bytes) -> None:

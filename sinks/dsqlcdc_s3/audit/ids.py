@@ -11,10 +11,12 @@ from typing import IO, Literal, Protocol
 
 import msgspec
 
-from dsqlcdc_s3.audit.spill import Spill
+from dsqlcdc_s3.audit.spill import GROUP, Spill
 
 _RECORD = struct.Struct(">16s8sI")
 """A row's id, what tells its place in the stream from others, and the number of the part that it stands in."""
+_COMPARED = 16
+"""Rows of one id that each further one is compared with."""
 _PACK = struct.Struct(">16sI4sI").pack
 """The same: a place is told by the CRC-32 of shard and sequence number, and its last digits."""
 
@@ -52,21 +54,22 @@ class Repeat(msgspec.Struct, frozen=True):
 
     @property
     def legal(self) -> bool:
-        """May it be so? What DSQL sends again goes in again once its first copy is forgotten, and in Lambda always; but never within one part.
-        A record that is *read* again goes in again nowhere, but where two hosts keep no common books: Lambda beside a replay, or a daemon."""
+        """May it be so? What DSQL sends again goes in again once its first copy is forgotten (`lateness`), in Lambda always; but never within one
+        part. A record that is *read* again does not go in again, and what was replayed is in no chain, nor the other way round; only Lambda
+        keeps no common books with a daemon or a replay (docs/reference.md, "Reset" and "Dead letters"; dsqlcdc_s3.batch_sink)."""
         if self.compacted:
             return True
         if self.one.part == self.two.part:
             return False
         kinds = {self.one.beside, self.two.beside}
-        return not self.same or (len(kinds) == 2 and "apart" in kinds)
+        return "apart" in kinds if len(kinds) == 2 else not self.same
 
 
 class Ids:
     """All ids that were met. `file` and `state` go on from an earlier run; see Spill.restore, which may raise Damaged."""
 
-    def __init__(self, file: IO[bytes] | None = None, state: bytes = b"", first: int = 1) -> None:
-        self._spill = Spill(_RECORD.size, file=file)
+    def __init__(self, file: IO[bytes] | None = None, state: bytes = b"", first: int = 1, *, group: int = GROUP) -> None:
+        self._spill = Spill(_RECORD.size, file=file, group=group)
         if state:
             self._spill.restore(state)
         self._numbers = itertools.count(first)
@@ -108,7 +111,8 @@ def _repeats(group: list[bytes], span: Callable[[int], Span | None]) -> Iterator
             found = [Repeat(id.hex(), before, where, place == at) for at, before in met]
             if found:
                 yield min(found, key=lambda repeat: (repeat.legal, not repeat.compacted))
-            met.append((place, where))
+            if len(met) < _COMPARED:
+                met.append((place, where))
 
 
 class Seen:

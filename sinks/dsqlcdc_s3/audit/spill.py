@@ -16,8 +16,10 @@ _BLOCK = 16 * 1024
 """Bytes of one place that wait in memory."""
 _LOOK = 1024
 """Records after which it is looked what has to be written."""
-_GROUP = 4 * 1024 * 1024
+GROUP = 4 * 1024 * 1024
 """Bytes of a group at the most: one that would be larger is divided by the next byte of the hash."""
+_DEPTH = 7
+"""The last byte of a hash that is looked at, from 0 on."""
 _HEAD = struct.Struct(">QII")
 """Of a block: where the one before it begins, and one more (0: there is none); its bytes; their CRC-32."""
 
@@ -33,7 +35,7 @@ class Spill:
     be read, `groups` Damaged too. Not for two threads at once.
     """
 
-    def __init__(self, width: int = 0, *, file: IO[bytes] | None = None, group: int = _GROUP, depth: int = 0) -> None:
+    def __init__(self, width: int = 0, *, file: IO[bytes] | None = None, group: int = GROUP, depth: int = 0) -> None:
         self._width, self._limit, self._depth = width, group, depth
         self._file = file or unnamed()
         self._last = array("Q", bytes(8 * _PLACES))
@@ -104,21 +106,18 @@ class Spill:
         self._end, self._last, self._sizes = end, array("Q", rest[:_PLACES]), array("Q", rest[_PLACES:])
 
     def groups(self) -> Iterator[list[bytes]]:
-        """All records, those with the same hash together; of one hash alone more than a group holds come in several."""
+        """All records, those with the same hash together; a group is larger than it should be only where that many have one hash."""
         for place in range(_PLACES):
             size = self._sizes[place] + len(self._waiting[place])
-            if size <= self._limit:
+            if size <= self._limit or self._depth == _DEPTH:
                 records = [record for block in self._blocks(place) for record in self._split(block)]
                 if records:
                     yield records
-            elif self._depth < 7:
+            else:
                 with Spill(self._width, group=self._limit, depth=self._depth + 1) as finer:
                     for block in self._blocks(place):
                         finer.add(self._split(block))
                     yield from finer.groups()
-            else:
-                for block in self._blocks(place):
-                    yield self._split(block)
 
     def _blocks(self, place: int) -> Iterator[bytes]:
         if self._waiting[place]:

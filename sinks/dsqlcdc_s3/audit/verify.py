@@ -88,7 +88,7 @@ class Verification:
             await self._range(walk, names)
             lambda_ = await self._chain(walk)
             outside = Outside(lake, owner, report, beside, inventory, partial=self._partial)
-            bodies = Bodies(lake, report, inventory, progress, asked.parallel)
+            bodies = stack.enter_context(Bodies(lake, report, inventory, progress, asked.parallel))
             await bodies.judge(outside.jobs(), self._done)
             outside.end()
             if report.first:
@@ -162,6 +162,8 @@ class Verification:
         """Walk it. True where a job has sealed it: batches are written in Lambda."""
         report = self.report
         lambda_ = False
+        if not report.first:
+            report.add("note", "empty", self._owner.place, "there is no manifest here: nothing was written yet, or all of it is gone")
         async for n, body in manifests(self._lake, self._owner.prefix, report.first, report.last) if report.first else _nothing():
             self._say("chain", n - report.first, report.last - report.first + 1)
             if body is None:

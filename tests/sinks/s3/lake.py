@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import struct
 import types
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -113,12 +114,13 @@ class FakeObjects:
 
 def change(number: int, *, shard: str = "s1", sequence: int | None = None, version: int | None = None, **more: Any) -> Change:
     """A change of one order; the same number is the same change."""
+    at = NOON * 10**9 + number if version is None else version
     fields: dict[str, Any] = {
-        "id": hashlib.md5(b"%d" % number).digest(),
+        "id": _id(b'{"id":%d}' % number, at),
         "op": Op.INSERT,
         "table": ORDERS,
         "key_image": msgspec.Raw(b'{"id":%d}' % number),
-        "version": NOON * 10**9 + number if version is None else version,
+        "version": at,
         "transaction": f"t{number}",
         "image": msgspec.Raw(b'{"id":%d}' % number),
         "old_image": None,
@@ -128,6 +130,11 @@ def change(number: int, *, shard: str = "s1", sequence: int | None = None, versi
         "arrived": float(NOON + number),
     }
     return Change(**{**fields, **more})
+
+
+def _id(key: bytes, version: int) -> bytes:
+    named = msgspec.json.encode([ORDERS.cluster, ORDERS.schema, ORDERS.name]) + key + struct.pack(">q", version)
+    return hashlib.blake2b(named, digest_size=16).digest()
 
 
 def context(sink: str = "lake", pipeline: str = "orders-cdc") -> Context:

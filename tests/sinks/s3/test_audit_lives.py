@@ -32,7 +32,7 @@ def lived(seed: int) -> World:
 
 
 def unsound(seeds: Sequence[int]) -> list[tuple[int, Any]]:
-    return [(seed, found) for seed in seeds if (found := troubles(run(audit(lived(seed).bucket, deep=False))))]
+    return [(seed, found) for seed in seeds if (found := troubles(run(audit(lived(seed).bucket, deep=True))))]
 
 
 @pytest.mark.parametrize("block", range(3))
@@ -61,7 +61,7 @@ async def history(seed: int) -> Bucket:
 
 def core_troubles(seeds: Sequence[int]) -> list[tuple[int, Any]]:
     async def all_of_them() -> list[tuple[int, Any]]:
-        return [(seed, found) for seed in seeds if (found := troubles(await audit(await history(seed), deep=False)))]
+        return [(seed, found) for seed in seeds if (found := troubles(await audit(await history(seed), deep=True)))]
 
     return run(all_of_them())
 
@@ -130,12 +130,12 @@ def test_no_byte_and_no_object_is_changed_unseen(block: int) -> None:
         found: list[tuple[int, str]] = []
         for seed in range(block * 30, (block + 1) * 30):
             bucket, chance = lived(seed).bucket, random.Random(seed)
-            assert troubles(await audit(bucket, deep=False)) == [], "the control: unchanged it passes"
+            assert troubles(await audit(bucket, deep=True)) == [], "the control: unchanged it passes"
             for _ in range(12):
                 changed = Bucket()
                 changed.objects = dict(bucket.objects)
                 what = chance.choice(CHANGES)(changed, chance)
-                if (await audit(changed, deep=False)).exit_code != 1:
+                if (await audit(changed, deep=True)).exit_code != 1:
                     found.append((seed, what))
         return found
 
@@ -179,14 +179,14 @@ async def _voided_by_a_run_that_wrote_nothing() -> Bucket:
 
 
 async def test_a_void_part_is_told_by_the_first_run_that_writes_a_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert troubles(await audit(await _voided_by_a_run_that_wrote_nothing(), deep=False)) == []
+    assert troubles(await audit(await _voided_by_a_run_that_wrote_nothing(), deep=True)) == []
 
     def forgetful(self: S3Sink) -> bytes:
         oldest = Memory.oldest(self._memory, self._next, self._progress())
         return core.msgspec.json.encode(Word(1, self._epoch, oldest, self._place, self._next - 1))
 
     monkeypatch.setattr(S3Sink, "word", forgetful)
-    found = troubles(await audit(await _voided_by_a_run_that_wrote_nothing(), deep=False))
+    found = troubles(await audit(await _voided_by_a_run_that_wrote_nothing(), deep=True))
     assert [one[:2] for one in found] == [("altered", "emptied")], "the control"
 
 
