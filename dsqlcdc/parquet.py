@@ -121,9 +121,7 @@ class Writer:
 
 
 def _writer(out: IO[bytes], shape: Any, level: int) -> Any:
-    return _pyarrow().parquet.ParquetWriter(
-        out, shape, compression="zstd", compression_level=level, version="2.6", store_schema=False
-    )
+    return _pyarrow().parquet.ParquetWriter(out, shape, compression="zstd", compression_level=level, version="2.6", store_schema=False)
 
 
 def void() -> bytes:
@@ -152,9 +150,10 @@ def rows(source: Source) -> int:
     """How many rows an object holds. Raises ValueError where it is no Parquet."""
     pa = _pyarrow()
     try:
-        return int(_opened(pa, source).metadata.num_rows)
+        count: int = _opened(pa, source).metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise ValueError(str(error)) from error
+    return count
 
 
 def _opened(pa: Any, source: Source) -> Any:
@@ -168,7 +167,8 @@ def _together(file: Any) -> int:
     """Rows that are about a MiB, by what the file says of its sizes."""
     meta = file.metadata
     size = sum(meta.row_group(n).total_byte_size for n in range(meta.num_row_groups))
-    return max(1, min(_ROWS, _STEP * meta.num_rows // max(1, size)))
+    rows: int = _STEP * meta.num_rows // max(1, size)
+    return max(1, min(_ROWS, rows))
 
 
 class Run(msgspec.Struct, frozen=True):

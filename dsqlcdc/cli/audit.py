@@ -39,7 +39,9 @@ def verify(
     resume: Annotated[
         str, typer.Option(metavar="FILE", help="Note here how far it came, in place of the user's cache.", show_default=False)
     ] = "",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Judge every byte again, whatever an earlier run that was stopped has noted.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Judge every byte again, whatever an earlier run that was stopped has noted.")
+    ] = False,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Objects that are read at a time.")] = 4,
     as_json: AsJson = False,
 ) -> None:

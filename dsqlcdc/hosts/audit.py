@@ -112,7 +112,7 @@ def _plain(gaps: Sequence[Gap]) -> list[dict[str, Any]]:
 
 
 def cache() -> str:
-    """Where is noted how far a verification came: `dsqlcdc/audit` in the user's cache (XDG_CACHE_HOME, or ~/.cache); "" for one without a home."""
+    """Where is noted how far a verification came: `dsqlcdc/audit` in XDG_CACHE_HOME, or in ~/.cache; "" for a user without a home."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(home):
         home = os.path.expanduser("~/.cache")

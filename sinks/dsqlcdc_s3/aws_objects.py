@@ -44,7 +44,7 @@ class AwsObjects:
         return await self._put(key, lambda: body, f"{len(body)} bytes", if_none_match, sha256, content_type)
 
     async def put_file(self, key: str, body: IO[bytes], *, sha256: bytes, content_type: str) -> Put:
-        """Put a file from its beginning, on the condition that there is no such object. It is read as it is sent, again where it is sent again."""
+        """Put a file from its beginning, on the condition that there is no such object. It is read as it is sent."""
         size = body.seek(0, 2)
 
         def again() -> IO[bytes]:

@@ -30,7 +30,7 @@ from dsqlcdc_s3.chain import Chain, Owner
 from dsqlcdc_s3.form import content_type
 from dsqlcdc_s3.manifest import FORMAT, PartEntry
 from dsqlcdc_s3.objects import PAGE, Missing, Objects, Put
-from dsqlcdc_s3.room import Window, copy, no_room, read, unnamed
+from dsqlcdc_s3.room import copy, no_room, read, unnamed, window
 
 _CHAIN = re.compile(r"(\d{12,})-\d{4,}\.(?:jsonl\.gz|parquet)")
 _APART = re.compile(r"(.+)-(\d+)-(\d+)-(\d{4,})-\d{4,}\.(?:jsonl\.gz|parquet)")
@@ -129,13 +129,13 @@ class _Fetched(msgspec.Struct, frozen=True):
 
     key: str
     inputs: Sequence[Input]
-    body: Window
+    body: IO[bytes]
 
 
 class Compactor:
     """Compacts one lake. In memory are the names of an hour and a MiB or so; the objects that go together, and what they become, are in files in
-    TMPDIR without a name, up to twice Bounds.size, which the system takes away with the process.
- Methods raise Unavailable, and Misconfigured where an object is not what its manifest says or the lake is locked."""
+       TMPDIR without a name, up to twice Bounds.size, which the system takes away with the process.
+    Methods raise Unavailable, and Misconfigured where an object is not what its manifest says or the lake is locked."""
 
     def __init__(self, objects: Compactable, owner: Owner, clock: Callable[[], float], level: int) -> None:
         self._objects, self._owner, self._clock, self._level = objects, owner, clock, level
@@ -273,7 +273,7 @@ class Compactor:
             raise Unavailable("cannot read a part", where=f"s3://…/{source.key}", why="it was there a moment ago") from None
         except OSError as error:
             raise no_room(error) from error
-        fetched = _Fetched(source.key, source.inputs, Window(into, start, into.tell() - start))
+        fetched = _Fetched(source.key, source.inputs, window(into, start, into.tell() - start))
         if len(source.inputs) == 1 and source.inputs[0].part.key == source.key:
             entry = source.inputs[0].part
             if hashed.hexdigest() != entry.object_sha256:
@@ -295,7 +295,9 @@ class Compactor:
         pieces = [piece for _, piece in sorted(found.items())]
         try:
             if sources[0].key.endswith(parquet.SUFFIX):
-                parquet.join([parquet.Run(at, one.offset, one.length, one.part.uncompressed_bytes) for one, at in pieces], body, self._level)
+                parquet.join(
+                    [parquet.Run(at, one.offset, one.length, one.part.uncompressed_bytes) for one, at in pieces], body, self._level
+                )
             else:
                 for one, at in pieces:
                     copy(at, one.offset, one.length, body)

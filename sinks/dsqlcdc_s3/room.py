@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, cast
 
 from dsqlcdc.contract import Misconfigured
 
@@ -40,9 +40,12 @@ def read(file: IO[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-class Window(io.RawIOBase):
-    """A stretch of a file as a file of its own. What is read of the file elsewhere moves nothing here."""
+def window(file: IO[bytes], start: int, size: int) -> IO[bytes]:
+    """A stretch of a file as a file of its own, to be read. What is read of the file elsewhere moves nothing there."""
+    return cast("IO[bytes]", _Window(file, start, size))
 
+
+class _Window(io.RawIOBase):
     def __init__(self, file: IO[bytes], start: int, size: int) -> None:
         super().__init__()
         self._file, self._start, self._size, self._at = file, start, size, 0
@@ -68,7 +71,7 @@ class Window(io.RawIOBase):
         return found
 
 
-def copy(file: IO[bytes] | Window, start: int, size: int, out: IO[bytes]) -> None:
+def copy(file: IO[bytes], start: int, size: int, out: IO[bytes]) -> None:
     """Append a stretch of a file to another. Raises ValueError where the file is shorter, and OSError."""
     file.seek(start)
     while size:

@@ -187,26 +187,6 @@ def test_what_a_person_sees_and_does(evidence: Evidence) -> None:
     assert (again["objects"], again["skipped"]) == (whole["objects"], 0), "nothing was noted there that counts"
 
 
-def _stopped(evidence: Evidence, *more: str) -> int:
-    """Kill a verification that has noted something: how many objects."""
-    for _ in range(20):
-        started = evidence.world.start("audit", "verify", str(evidence.world.config), "--json", "--parallel", "1", *more)
-        home = evidence.world.directory / "cache" / "dsqlcdc" / "audit"
-
-        def noted() -> int:
-            found = 0
-            for path in home.glob("*-deep" if "--deep" in more else "*[0-9a-f]"):
-                with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as base, suppress(sqlite3.Error):
-                    found += base.execute("select count(*) from judged").fetchone()[0]
-            return found
-
-        started.until(lambda: noted() > 0 or started.process.poll() is not None, "it has noted some")
-        started.kill()
-        if count := noted():
-            return count
-    raise AssertionError("it was too fast to be stopped")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_with_versions_a_hidden_and_an_overwritten_object_are_found_and_what_is_left_of_them(world: World) -> None:

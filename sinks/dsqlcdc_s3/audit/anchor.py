@@ -10,7 +10,9 @@ from dsqlcdc_s3.manifest import Word, decode_word
 from dsqlcdc_s3.paths import manifest_key
 
 
-def compare(report: Report, owner: Owner, coverage: Coverage, anchor: Anchor | None, last: int, *, apart_store: bool, partial: bool) -> None:
+def compare(
+    report: Report, owner: Owner, coverage: Coverage, anchor: Anchor | None, last: int, *, apart_store: bool, partial: bool
+) -> None:
     """Compare with what the state store says. `last`: the lake's last manifest; `apart_store`: digests are in a bucket of their own."""
     word = decode_word(anchor.word) if anchor is not None else None
     if anchor is None or word is None or word.place != owner.place:

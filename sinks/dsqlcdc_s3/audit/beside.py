@@ -15,6 +15,7 @@ from dsqlcdc_s3.audit.lake import Lake
 from dsqlcdc_s3.audit.names import part_number
 from dsqlcdc_s3.audit.walk import ahead
 from dsqlcdc_s3.chain import Owner
+from dsqlcdc_s3.compaction import Compaction
 from dsqlcdc_s3.manifest import digest
 
 
@@ -63,33 +64,34 @@ class Outside:
 
     def _jobs(self, key: str, body: bytes, *, sealed: bool) -> list[Job]:
         owner, report, inventory = self._owner, self._report, self._inventory
+        named: Compaction | replay.Manifest | apart.Manifest
         try:
             if "/compact-" in key:
-                one = compacted.parse(body)
-                if self._partial and not sealed and not self._asked_for(one):
+                named = compaction = compacted.parse(body)
+                if self._partial and not sealed and not self._asked_for(compaction):
                     return []
-                found = [Job(one.part, 0, beside="compaction", compaction=one)]
-                for name in compacted.replaced(one):
+                found = [Job(compaction.part, 0, beside="compaction", compaction=compaction)]
+                for name in compacted.replaced(compaction):
                     inventory.add("replaced", name)
-                for held in one.inputs:
+                for held in compaction.inputs:
                     inventory.add("input", held.part.key, 0, held.part.object_sha256)
             elif "/replay-" in key:
-                one = msgspec.json.decode(body, type=replay.Manifest)
+                named = one = msgspec.json.decode(body, type=replay.Manifest)
                 found = [Job(one.part, 0, beside="replay", open_end=not sealed)]
             else:
-                one = msgspec.json.decode(body, type=apart.Manifest)
+                named = many = msgspec.json.decode(body, type=apart.Manifest)
                 self.lambda_ = True
-                found = [Job(part, 0, beside="apart", open_end=not sealed) for part in one.parts]
+                found = [Job(part, 0, beside="apart", open_end=not sealed) for part in many.parts]
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             report.add("altered", "manifest", key, f"it cannot be read ({error})")
             return []
-        if (one.pipeline, one.sink) != (owner.pipeline, owner.sink):
-            report.add("altered", "owner", key, f"it is of the sink {one.sink!r} of the pipeline {one.pipeline!r}")
+        if (named.pipeline, named.sink) != (owner.pipeline, owner.sink):
+            report.add("altered", "owner", key, f"it is of the sink {named.sink!r} of the pipeline {named.pipeline!r}")
         for job in found:  # only what may be a part of a compacted object is named with its hash
             inventory.add("named", job.entry.key, 0, job.entry.object_sha256 if job.beside == "apart" else "")
         return found
 
-    def _asked_for(self, one: compacted.Compaction) -> bool:
+    def _asked_for(self, one: Compaction) -> bool:
         """Some of its parts may be of the manifests that were asked for."""
         report = self._report
         numbers = (part_number(self._owner.prefix, held.part.key) for held in one.inputs)

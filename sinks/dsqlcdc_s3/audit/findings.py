@@ -27,8 +27,8 @@ class Report(msgspec.Struct, kw_only=True):
 
     Of all runs together: read = Σ settled + open + left; what was `left` was open when a run ended, and was read again by the next.
     `unproved`: what no verification of this lake can say, in sentences. `skipped`: objects that a verification which was stopped had found to be
-    as they should be, and are as they were; they are counted in all else. With `deep`: `sent_again`: rows that stand once more, as DSQL sent their
-    changes again; `copies`: rows that stand in a compacted object too; `unmade`: rows without a key whose ids cannot be made again.
+    as they should be, and are as they were; they are counted in all else. With `deep`: `sent_again`: rows that stand once more, as DSQL sent
+    their changes again; `copies`: rows that stand in a compacted object too; `unmade`: rows without a key whose ids cannot be made again.
     """
 
     pipeline: str

@@ -94,7 +94,6 @@ class AwsLake(AwsObjects):
         until = answer.get("ObjectLockRetainUntilDate")
         return Hold(answer.get("ObjectLockMode", ""), until.timestamp() if until else 0.0, answer["LastModified"].timestamp())
 
-
     async def open(self, key: str) -> Opened:
         answer = await self._answer(key)
         return Opened(stamp_of(answer.get("VersionId", "null"), answer, "ContentLength"), self._chunks(answer, key))

@@ -108,7 +108,9 @@ class _Name:
             self._unnamed(facts["there"][0].n, last, partial=partial)
         parts = {fact.text for fact in facts.get("named", ())}
         if not partial and any(fact.text not in parts for fact in facts.get("input", ())):
-            report.add("altered", "foreign", key, "a compacted object holds a part of this name that no manifest names: somebody added rows")
+            report.add(
+                "altered", "foreign", key, "a compacted object holds a part of this name that no manifest names: somebody added rows"
+            )
         found = {fact.text for fact in facts.get("found", ())}
         for fact in facts.get("missing", ()):
             if fact.text not in found:
@@ -117,7 +119,11 @@ class _Name:
 
     def _digest(self, n: int, last: int) -> None:
         if n > last:
-            what = f"the chain ends at manifest {last}, and this is the digest of a later one" if last else "there are digests, and no manifest"
+            what = (
+                f"the chain ends at manifest {last}, and this is the digest of a later one"
+                if last
+                else "there are digests, and no manifest"
+            )
             self._report.add("missing", "truncated", self._key, what)
         elif self._report.first <= n <= self._report.last and "seal" not in self._facts:
             self._report.add("altered", "foreign", self._key, "no seal has this number")
@@ -141,7 +147,9 @@ class _Name:
         empty = facts.get("empty", ())
         if "voided" in facts:
             if "named" in facts and not empty and "missing" not in facts:
-                report.add("altered", "filled", key, "a manifest says that it was given up and is void, and it holds something: filled later")
+                report.add(
+                    "altered", "filled", key, "a manifest says that it was given up and is void, and it holds something: filled later"
+                )
             return
         for fact in empty:
             if not fact.open:

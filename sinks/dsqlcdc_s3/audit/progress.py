@@ -72,7 +72,9 @@ class Progress:
                 self._open()
         except BaseException as error:
             self.close()
-            raise self._full(error) from error if isinstance(error, sqlite3.Error) else error
+            if isinstance(error, sqlite3.Error):
+                raise self._full(error) from error
+            raise
 
     def _open(self) -> None:
         # in any thread, one at a time: ids are compared beside the loop

@@ -53,11 +53,6 @@ class Spill:
         """Give the room back. Closing twice is fine."""
         self._file.close()
 
-    @property
-    def bytes(self) -> int:
-        """On disk."""
-        return self._end
-
     def add(self, records: Sequence[bytes]) -> None:
         waiting, depth = self._waiting, self._depth
         if self._width:

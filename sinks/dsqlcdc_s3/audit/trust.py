@@ -10,7 +10,6 @@ from dsqlcdc_s3.audit.findings import Report
 from dsqlcdc_s3.digest import Stored, message
 from dsqlcdc_s3.signing import PublicKey, public_key_of
 
-
 _REMEMBERED = 64
 """Keys that digests name themselves, in memory."""
 

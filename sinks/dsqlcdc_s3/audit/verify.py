@@ -83,7 +83,12 @@ class Verification:
             await names.digests(self._store, self._prefix)
             self._of = names.data
             if progress.before:
-                self._say("names", self._of, self._of, f"Going on where it was stopped: {progress.seen} objects are as they were found to be then.")
+                self._say(
+                    "names",
+                    self._of,
+                    self._of,
+                    f"Going on where it was stopped: {progress.seen} objects are as they were found to be then.",
+                )
             walk = Walk(owner, report, self._coverage, self._trust, inventory, beside)
             await self._range(walk, names)
             lambda_ = await self._chain(walk)
@@ -100,7 +105,7 @@ class Verification:
             self._end(names.last, lambda_=lambda_ or outside.lambda_)
 
     def _open(self) -> Progress:
-        """Where it is noted how far this came: the file that was asked for; else, where that can be had, one of its own in the directory `keep`."""
+        """Where it is noted how far this came: the file that was asked for; else, where that can be had, one in the directory `keep`."""
         asked, owner = self._asked, self._owner
         about = (owner.place, owner.pipeline, owner.sink, self._prefix)
         if not asked.resume and not asked.keep:
@@ -115,7 +120,11 @@ class Verification:
             why = "another verification of this lake is at it" if taken else (error.strerror or str(error)).lower()
             if asked.resume:
                 raise Misconfigured(
-                    "cannot note how far it came", where=str(path), why=why, run="dsqlcdc audit verify CONFIG --resume FILE, elsewhere", code="E387"
+                    "cannot note how far it came",
+                    where=str(path),
+                    why=why,
+                    run="dsqlcdc audit verify CONFIG --resume FILE, elsewhere",
+                    code="E387",
                 ) from error
             self._say("names", 0, 0, f"It is not noted how far this comes, and it cannot be gone on with: {path}: {why}.")
             return Progress(None, about, deep=asked.deep)
@@ -164,7 +173,8 @@ class Verification:
         lambda_ = False
         if not report.first:
             report.add("note", "empty", self._owner.place, "there is no manifest here: nothing was written yet, or all of it is gone")
-        async for n, body in manifests(self._lake, self._owner.prefix, report.first, report.last) if report.first else _nothing():
+            return False
+        async for n, body in manifests(self._lake, self._owner.prefix, report.first, report.last):
             self._say("chain", n - report.first, report.last - report.first + 1)
             if body is None:
                 walk.missing(n)
@@ -240,12 +250,14 @@ class Verification:
             )
         if report.unmade:
             report.unproved.append(
-                f"Of {report.unmade} rows without a key: that they have the ids of what was received. Such an id is made of the image as it came, "
-                "and a row model, `mask`, `exclude` or line ends in it made another row of it. Their bytes are as they were written, and their "
-                "ids stand once."
+                f"Of {report.unmade} rows without a key: that they have the ids of what was received. Such an id is made of the image as it "
+                "came, and a row model, `mask`, `exclude` or line ends in it made another row of it. Their bytes are as they were written, and "
+                "their ids stand once."
             )
         if not report.deep:
-            report.unproved.append("That each row has the id of its key and version, stands in its place, and once: --deep looks at every row.")
+            report.unproved.append(
+                "That each row has the id of its key and version, stands in its place, and once: --deep looks at every row."
+            )
         report.unproved += UNPROVED
 
     def _say(self, step: str, done: int, of: int, note: str = "") -> None:
@@ -259,10 +271,6 @@ def _where(repeat: Repeat) -> str:
     one, two = repeat.one, repeat.two
     if one == two:
         return f"the id {repeat.id} stands in it twice"
+    of = "" if two.part == two.object else f", as a row of its part {two.part}"
     what = "the very record" if repeat.same else "a copy of it"
-    return f"the id {repeat.id} stands in it{'' if two.part == two.object else f' (of its part {two.part})'}, and {what} in {place(one.part, one.object)}"
-
-
-async def _nothing() -> AsyncGenerator[tuple[int, bytes | None], None]:
-    for nothing in ():
-        yield nothing
+    return f"the id {repeat.id} stands in it{of}, and {what} in {place(one.part, one.object)}"

@@ -53,9 +53,7 @@ class Walk:
     """One walk over a chain. `sealed`: the last seal that was met. What manifests name goes into the inventory; what seals name outside of the
     chain into `beside`."""
 
-    def __init__(
-        self, owner: Owner, report: Report, coverage: Coverage, trust: Trust, inventory: Inventory, beside: Inventory
-    ) -> None:
+    def __init__(self, owner: Owner, report: Report, coverage: Coverage, trust: Trust, inventory: Inventory, beside: Inventory) -> None:
         self._owner, self._report, self._coverage, self._trust = owner, report, coverage, trust
         self._inventory, self._beside = inventory, beside
         self.sealed = 0

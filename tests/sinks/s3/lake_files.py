@@ -28,7 +28,9 @@ class Directory:
         self.root, self._bodies = root, root.parent / f"{root.name}-bodies"
 
     def _keys(self, prefix: str) -> list[str]:
-        return sorted(key for path in self.root.rglob("*") if path.is_file() and (key := str(path.relative_to(self.root))).startswith(prefix))
+        return sorted(
+            key for path in self.root.rglob("*") if path.is_file() and (key := str(path.relative_to(self.root))).startswith(prefix)
+        )
 
     async def put(self, key: str, body: bytes, *, if_none_match: bool, sha256: bytes, content_type: str) -> Put:
         path, held = self.root / key, self._bodies / sha256.hex()

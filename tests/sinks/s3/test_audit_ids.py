@@ -34,7 +34,9 @@ class At(msgspec.Struct, frozen=True):
 KINDS = ("", "replay", "apart", "compaction")
 PARTS = st.lists(
     st.tuples(
-        st.sampled_from(KINDS), st.integers(0, 3), st.lists(st.tuples(st.integers(0, 12), st.sampled_from("ab"), st.integers(1, 4)), max_size=5)
+        st.sampled_from(KINDS),
+        st.integers(0, 3),
+        st.lists(st.tuples(st.integers(0, 12), st.sampled_from("ab"), st.integers(1, 4)), max_size=5),
     ),
     max_size=5,
 )

@@ -292,6 +292,23 @@ async def test_whatever_is_changed_of_a_compacted_lake_is_found(format: str) -> 
             assert troubles(await audit(bucket)) != [], (key, change_it)
 
 
+async def test_a_range_verifies_though_its_parts_were_compacted_after_it() -> None:
+    bucket = Bucket()
+    now = [float(NOON)]
+    async with make_sink(FakeObjects(bucket), {"digest": {}}, clock=lambda: now[0], ticking=False) as sink:
+        await sink.resume(resume())
+        for period in range(3):
+            for number in range(3):
+                assert not await sink.write([at(10 * period + number, 0)])
+            now[0] += 3600
+            await sink.seal()
+    whole = await audit(bucket, until=NOON + 3600.0)
+    assert (troubles(whole), whole.rows) == ([], 3)
+    await compact(bucket)
+    part = await audit(bucket, until=NOON + 3600.0)
+    assert (troubles(part), part.rows) == ([], 9), "its parts are where those of later periods are"
+
+
 async def test_rows_that_were_added_by_a_compaction_of_ones_own_are_found() -> None:
     bucket = await lake("jsonl")
     foreign = Bucket()
