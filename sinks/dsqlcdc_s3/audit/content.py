@@ -22,8 +22,7 @@ from dsqlcdc_s3.room import unnamed
 
 _STEP = 1024 * 1024
 _VOID = void()
-_VOID_PARQUET = 64 * 1024
-"""Bytes that a Parquet without rows stays below."""
+_VOID_PARQUET = hashlib.sha256(parquet.void()).hexdigest()
 _MILLISECOND = 0.001
 _NULL = msgspec.Raw(b"null")
 _OPS = {op.word: op.value for op in Op}
@@ -230,11 +229,8 @@ class Spooled:
         return found
 
     def void(self) -> bool:
-        """It has no rows."""
-        try:
-            return self.bytes < _VOID_PARQUET and parquet.rows(self._file) == 0
-        except ValueError:
-            return False
+        """It is the object that voids a part."""
+        return self._object.hexdigest() == _VOID_PARQUET
 
     def texts(self) -> Iterable[list[bytes]]:
         """See parquet.texts."""

@@ -157,7 +157,11 @@ class Walk:
             )
         if tree is None:
             return
-        line = compose(manifest, prev, first, tree, stored.digest.previous, stored.digest.signing)
+        try:
+            line = compose(manifest, prev, first, tree, stored.digest.previous, stored.digest.signing)
+        except ValueError:
+            report.add("altered", "digest", key, f"it does not follow from manifests {first} to {n}, which names a hash that is none")
+            return
         if line != stored.line:
             root = (
                 ""

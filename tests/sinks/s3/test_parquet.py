@@ -60,6 +60,13 @@ def made(lines: list[bytes], raw: bool) -> bytes:
     return writer.finish()
 
 
+def test_a_void_part_is_a_table_without_rows_that_is_the_same_everywhere() -> None:
+    assert parquet.rows(parquet.void()) == 0
+    assert list(parquet.lines(parquet.void())) == []
+    assert pq.read_schema(BytesIO(parquet.void())) == parquet.schema()
+    assert hashlib.sha256(parquet.void()).hexdigest() == "75cc33e1a9e408c34366e3387c251431f81fb1120ac5ca849130a408b1e6aedd"
+
+
 @given(st.lists(changes(), min_size=1, max_size=8), st.booleans())
 def test_a_part_gives_back_the_very_lines_it_was_made_of(some: list[Change], raw: bool) -> None:
     lines = [line(one, raw) for one in some]
