@@ -161,8 +161,8 @@ METRICS: Sequence[Metric] = (
     Metric(
         "dsqlcdc_commit_age_seconds",
         "gauge",
-        "Seconds since the last commit of a checkpoint.",
-        of_status=lambda s, now: _age(now, s.committed_at),
+        "Seconds since the last commit of a checkpoint; before the first one since the run began.",
+        of_status=lambda s, now: _age(now, s.committed_at or s.began_at),
     ),
     Metric(
         "dsqlcdc_newest_change_timestamp_seconds",
