@@ -16,6 +16,7 @@ __all__ = [
     "Batching",
     "Change",
     "Context",
+    "Digests",
     "Known",
     "Misconfigured",
     "Op",
@@ -271,6 +272,19 @@ class Context(msgspec.Struct, frozen=True):
     order: str = "unique"
 
 
+class Digests(msgspec.Struct, frozen=True):
+    """How the digests stand of a sink that proves what it wrote. Times in seconds since the epoch.
+
+    `at`: when the period ended of the newest one that is there, 0 where none is known; `due`: by when the next must be there; `failed`:
+    attempts of this run that failed, each of which is made again; `why`: what the last attempt met with, "" where that went well.
+    """
+
+    at: float
+    due: float
+    failed: int = 0
+    why: str = ""
+
+
 class Sink(abc.ABC):
     """A destination. One instance serves one run of one pipeline: entered once, left once (where not all is seen: see Context.whole).
 
@@ -332,6 +346,10 @@ class Sink(abc.ABC):
     def circuit(self) -> str:
         """How its circuit breaker stands: closed, open, half_open; "" where it has none, which is the default. Asked at any time, for metrics."""
         return ""
+
+    def digests(self) -> Digests | None:
+        """How its digests stand; None where it writes none, which is the default. Asked at any time, for metrics."""
+        return None
 
     def account(self, word: bytes) -> bytes:
         """The word as a commit is to store it. Asked in the moment whose frontiers that commit stores: what `resume` says of `progress` now is

@@ -192,6 +192,24 @@ METRICS: Sequence[Metric] = (
         of_status=lambda s, _: (((state,), float(s.circuit == state)) for state in CIRCUITS if s.circuit),
     ),
     Metric(
+        "dsqlcdc_digest_age_seconds",
+        "gauge",
+        "Seconds since the period ended of the newest digest that is there; no series where the sink writes none, or none is there yet.",
+        of_status=lambda s, now: _age(now, s.digests.at) if s.digests is not None else (),
+    ),
+    Metric(
+        "dsqlcdc_digest_overdue_seconds",
+        "gauge",
+        "Seconds by which the next digest is overdue, 0 where it is not: by `digest.every`, since the one before or since the run began.",
+        of_status=lambda s, now: _one(max(0.0, now - s.digests.due)) if s.digests is not None else (),
+    ),
+    Metric(
+        "dsqlcdc_digest_failures_total",
+        "counter",
+        "Attempts to write a digest that failed. Each is made again.",
+        of_status=lambda s, _: _one(s.digests.failed) if s.digests is not None else (),
+    ),
+    Metric(
         "dsqlcdc_retention_left_seconds",
         "gauge",
         "Seconds until the oldest change owed is lost, should nothing be delivered until then.",

@@ -413,6 +413,7 @@ class Pipeline:
             lag=self._lag.spreads(self._ledger.is_page_open, unread),
             circuit=recipe.sink.circuit(),
             began_at=self.counts.began_at,
+            digests=recipe.sink.digests(),
         )
 
 

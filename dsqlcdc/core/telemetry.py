@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from dsqlcdc.contract import Digests
 from dsqlcdc.core.lag import Spread
 from dsqlcdc.core.ports import Gap
 
@@ -50,7 +51,7 @@ class Status(msgspec.Struct, frozen=True):
     told because the sink stands still, 0 where it does not. `retention_left`: seconds until the oldest change owed is lost, None where nobody
     knows. `lag`: by leg (see core.lag). `circuit`: how the sink's circuit breaker stands, "" where it has none. `held`: changes of
     `open` that are held back for commit order; `late`: changes that came too late for it. `began_at` and `committed_at`: the run, and its last
-    commit, in seconds since the epoch, 0 unknown.
+    commit, in seconds since the epoch, 0 unknown. `digests`: None where the sink writes none.
     """
 
     pipeline: str
@@ -82,6 +83,7 @@ class Status(msgspec.Struct, frozen=True):
     held: int = 0
     late: int = 0
     began_at: float = 0.0
+    digests: Digests | None = None
 
 
 class Kept(msgspec.Struct, frozen=True):
