@@ -282,7 +282,8 @@ def _remarks(config: Config, seen: Mapping[str, Any], at: float) -> None:
     if config.state.type == "memory":
         say("The state is kept in memory: only a running process knows it.")
     for sink, known in seen["sinks"].items():
-        digests = (known["running"] or {}).get("digests")
+        running: dict[str, Any] = known["running"] or {}
+        digests: dict[str, Any] | None = running.get("digests")
         if digests is not None and at > digests["due"]:
             why = f": {digests['why']}" if digests["why"] else ""
             say(f"{sink}: a digest is {span_text(at - digests['due'])} overdue{why}. It is tried again; see: dsqlcdc doctor {config.path}")
