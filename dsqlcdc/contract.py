@@ -327,7 +327,7 @@ class Sink(abc.ABC):
         """Ask the destination whether it would take changes; False where there is no way to ask, which is the default.
 
         `dsqlcdc doctor` calls it on a sink that was entered, without `resume` and `write`, perhaps beside a running daemon. It delivers nothing
-        and leaves nothing behind. Raises Unavailable, Misconfigured, as `write` would.
+        and leaves nothing behind. Raises Unavailable, Misconfigured, as `write` would; an ExceptionGroup of them where several things are wrong.
         """
         return False
 

@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,17 +19,15 @@ from dsqlcdc_s3.delivered import is_void
 from dsqlcdc_s3.digest import Previous, Stored, body_of, compose, digest_key, message, parse, tree_of
 from dsqlcdc_s3.lanes import Lanes
 from dsqlcdc_s3.manifest import Link, Manifest, Seal, ShardState, digest
-from dsqlcdc_s3.objects import PAGE, Missing, Objects, Put
+from dsqlcdc_s3.objects import PAGE, Missing, Objects, Put, Store
 from dsqlcdc_s3.paths import manifest_key
+from dsqlcdc_s3.probing import Trial, try_signing, try_store
 from dsqlcdc_s3.replay import Manifest as Replay
 from dsqlcdc_s3.signing import Signer
 
 log = logging.getLogger("dsqlcdc.s3")
 
 _decode_replay = msgspec.json.Decoder(Replay).decode
-
-Store = Callable[[], AbstractAsyncContextManager[Objects]]
-"""Opens the bucket that digests go to."""
 
 
 @asynccontextmanager
@@ -70,6 +69,10 @@ class Sealer:
         self._done: int | None = None
         self.sealed = 0
         self.at = 0.0
+
+    def trials(self) -> Sequence[Trial]:
+        """What the doctor tries of digests: to sign one, and where they go."""
+        return partial(try_signing, self._signer), partial(try_store, self._store, self._prefix)
 
     def begin(self, last: Manifest | None) -> None:
         """The chain ends with this manifest."""

@@ -28,6 +28,7 @@ from dsqlcdc_s3.opening import digests_in_aws, in_aws, signer, unique_name
 from dsqlcdc_s3.options import Options as S3Options
 from dsqlcdc_s3.parts import Parts
 from dsqlcdc_s3.paths import manifest_key
+from dsqlcdc_s3.probing import all_of, locks
 from dsqlcdc_s3.replay import Replayer, Replays
 from dsqlcdc_s3.sealing import Sealer, same
 from dsqlcdc_s3.ticker import Ticker
@@ -62,6 +63,7 @@ class S3Sink(Sink):
     ) -> None:
         self._options = options
         self._context = context
+        self._faked = objects is not None
         self._open = objects or (lambda: in_aws(options, context))
         self._apart = None if objects else digests_in_aws(options, context)
         self._ticking = ticking and options.digest is not None
@@ -227,8 +229,10 @@ class S3Sink(Sink):
         return None if ticker is None or sealer is None else ticker.standing(sealer.at)
 
     async def probe(self) -> bool:
-        """Says too where the prefix is another sink's."""
-        await self._ready()[0].probe()
+        """Says too where the prefix is another sink's; where digests cannot be signed or written; where Object Lock is wanted and off."""
+        held = () if self._options.object_lock is None or self._faked else locks(self._options, self._context)
+        proved = self._sealer.trials() if self._sealer is not None and self._options.digest is not None else ()
+        await all_of([self._ready()[0].probe, *proved, *held])
         return True
 
     async def replay(self, changes: Sequence[Change]) -> Sequence[Setback]:
