@@ -16,6 +16,7 @@ __all__ = [
     "Batching",
     "Change",
     "Context",
+    "Digests",
     "Known",
     "Misconfigured",
     "Op",
@@ -271,6 +272,19 @@ class Context(msgspec.Struct, frozen=True):
     order: str = "unique"
 
 
+class Digests(msgspec.Struct, frozen=True):
+    """How the digests stand of a sink that proves what it wrote. Times in seconds since the epoch.
+
+    `at`: when the period ended of the newest one that is there, 0 where none is known; `due`: by when the next must be there; `failed`:
+    attempts of this run that failed, each of which is made again; `why`: what the last attempt met with, "" where that went well.
+    """
+
+    at: float
+    due: float
+    failed: int = 0
+    why: str = ""
+
+
 class Sink(abc.ABC):
     """A destination. One instance serves one run of one pipeline: entered once, left once (where not all is seen: see Context.whole).
 
@@ -313,7 +327,7 @@ class Sink(abc.ABC):
         """Ask the destination whether it would take changes; False where there is no way to ask, which is the default.
 
         `dsqlcdc doctor` calls it on a sink that was entered, without `resume` and `write`, perhaps beside a running daemon. It delivers nothing
-        and leaves nothing behind. Raises Unavailable, Misconfigured, as `write` would.
+        and leaves nothing behind. Raises Unavailable, Misconfigured, as `write` would; an ExceptionGroup of them where several things are wrong.
         """
         return False
 
@@ -332,6 +346,10 @@ class Sink(abc.ABC):
     def circuit(self) -> str:
         """How its circuit breaker stands: closed, open, half_open; "" where it has none, which is the default. Asked at any time, for metrics."""
         return ""
+
+    def digests(self) -> Digests | None:
+        """How its digests stand; None where it writes none, which is the default. Asked at any time, for metrics."""
+        return None
 
     def account(self, word: bytes) -> bytes:
         """The word as a commit is to store it. Asked in the moment whose frontiers that commit stores: what `resume` says of `progress` now is

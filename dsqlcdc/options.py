@@ -12,14 +12,14 @@ with that fix. A sink class that names its model `Options` and its factory a cla
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.fields import FieldInfo
 
 from dsqlcdc.units import parse_duration, parse_size
 
-__all__ = ["Duration", "InputFile", "Size", "StrictOptions", "duration", "is_read", "size", "unit_of"]
+__all__ = ["Duration", "InputFile", "Size", "StrictOptions", "Tls", "duration", "is_read", "size", "unit_of"]
 
 
 class StrictOptions(BaseModel):
@@ -54,6 +54,20 @@ Duration = Annotated[
 _READ = "read"
 InputFile = Annotated[Path, _READ]
 """A file that is read, relative to the config: `config lint` finds it missing. (What is written to is a plain Path.)"""
+
+
+class Tls(StrictOptions):
+    """Certificates of a sink that speaks HTTPS, as files in PEM; relative paths are relative to the config."""
+
+    ca: InputFile | None = Field(default=None, description="who signs the other side's certificate; null: whom the system trusts")
+    certificate: InputFile | None = Field(default=None, description="the client certificate, with its chain")
+    key: InputFile | None = Field(default=None, description="the client certificate's key, not encrypted; null: in the same file")
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("key needs certificate: write certificate: FILE beside it")
+        return self
 
 
 def is_read(field: FieldInfo) -> bool:

@@ -161,8 +161,8 @@ METRICS: Sequence[Metric] = (
     Metric(
         "dsqlcdc_commit_age_seconds",
         "gauge",
-        "Seconds since the last commit of a checkpoint.",
-        of_status=lambda s, now: _age(now, s.committed_at),
+        "Seconds since the last commit of a checkpoint; before the first one since the run began.",
+        of_status=lambda s, now: _age(now, s.committed_at or s.began_at),
     ),
     Metric(
         "dsqlcdc_newest_change_timestamp_seconds",
@@ -190,6 +190,24 @@ METRICS: Sequence[Metric] = (
         "1 for the state of the sink's circuit breaker (closed, half_open, open), 0 for the others; no series where it has none.",
         ("state",),
         of_status=lambda s, _: (((state,), float(s.circuit == state)) for state in CIRCUITS if s.circuit),
+    ),
+    Metric(
+        "dsqlcdc_digest_age_seconds",
+        "gauge",
+        "Seconds since the period ended of the newest digest that is there; no series where the sink writes none, or none is there yet.",
+        of_status=lambda s, now: _age(now, s.digests.at) if s.digests is not None else (),
+    ),
+    Metric(
+        "dsqlcdc_digest_overdue_seconds",
+        "gauge",
+        "Seconds by which the next digest is overdue, 0 where it is not: by `digest.every`, since the one before or since the run began.",
+        of_status=lambda s, now: _one(max(0.0, now - s.digests.due)) if s.digests is not None else (),
+    ),
+    Metric(
+        "dsqlcdc_digest_failures_total",
+        "counter",
+        "Attempts to write a digest that failed. Each is made again.",
+        of_status=lambda s, _: _one(s.digests.failed) if s.digests is not None else (),
     ),
     Metric(
         "dsqlcdc_retention_left_seconds",

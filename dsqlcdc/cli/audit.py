@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsqlcdc.cli.lake import register
-from dsqlcdc.cli.output import counted, emit, emit_json, printable, say
+from dsqlcdc.cli.output import counted, emit, emit_json, every_few_seconds, printable, say
 from dsqlcdc.cli.shape import AsJson, ConfigFile, group
 
 if TYPE_CHECKING:
@@ -53,13 +53,18 @@ def verify(
     """
     import asyncio
 
-    from dsqlcdc.cli.selection import since_of
+    from dsqlcdc.cli.selection import span_of
     from dsqlcdc.config import load
+    from dsqlcdc.errors import ConfigError
     from dsqlcdc.hosts.audit import verify as work
 
+    start, end = span_of(since, until, "audit verify")
+    if resume and (not (folder := Path(resume).absolute().parent).is_dir() or Path(resume).is_dir()):
+        why = f"{folder} is no folder" if not folder.is_dir() else "it is a folder"
+        raise ConfigError("no note can be kept there", where=f"--resume {resume}", why=why, run="dsqlcdc audit verify --help", code="E090")
     asked = {
-        "since": since_of(since, "audit verify", "--from") if since else 0.0,
-        "until": since_of(until, "audit verify", "--to") if until else 0.0,
+        "since": start or 0.0,
+        "until": end or 0.0,
         "deep": deep,
         "public_keys": [str(path) for path in public_key],
         "resume": resume,
@@ -78,7 +83,7 @@ def verify(
 def digest(
     config: ConfigFile,
     sink: Sink = "",
-    every: Annotated[bool, typer.Option("--all", help="Look at all manifests of Lambda, also at those that came late.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Look at all manifests of Lambda, also at those more than nine days late.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the digests that are missing: those whose writer was killed, and those of batches that were written in Lambda.
@@ -106,17 +111,18 @@ def _progress() -> Callable[[Told], None]:
     """Says how far it is, at most every few seconds, and what is to be said once."""
     import time
 
-    last = [time.monotonic()]
-    began = last[0]
+    began = time.monotonic()
+
+    def line(told: Told) -> str:
+        of = f" of {told.of}" if told.of else ""
+        return f"{told.step}: {told.done}{of}, {told.bytes / 1e6:.0f} MB, {time.monotonic() - began:.0f} s"
+
+    often = every_few_seconds(line)
 
     def tell(told: Told) -> None:
-        now = time.monotonic()
         if told.note:
             say(told.note)
-        if now - last[0] >= 2.0:
-            last[0] = now
-            of = f" of {told.of}" if told.of else ""
-            say(f"{told.step}: {told.done}{of}, {told.bytes / 1e6:.0f} MB, {now - began:.0f} s")
+        often(told)
 
     return tell
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dsqlcdc.cli.output import columns, emit, emit_json, json_text, printable, say
+from dsqlcdc.cli.output import columns, emit, emit_json, every_few_seconds, json_text, printable, say
 from dsqlcdc.cli.shape import AsJson, ConfigFile, Yes
 from dsqlcdc.errors import ConfigError
 
@@ -26,6 +26,8 @@ FromOption = Annotated[
 ]
 ToOption = Annotated[str, typer.Option("--to", metavar="TIME", help="… up to before.", show_default=False)]
 View = Literal["table", "diff", "picture"]
+_MANY = 50
+"""Objects from which on it is said beforehand how many are read, also where nobody watches."""
 
 
 def register(app: typer.Typer) -> None:
@@ -111,7 +113,7 @@ def transactions(
     """
     from dsqlcdc.hosts.lake_query import of_span
 
-    span = _span(since, until)
+    span = _span(since, until, "audit transactions")
     found = _ask(config, sink, lake, table, span, lambda loaded: of_span(span), images=False)
     rows: list[dict[str, Any]] = []
     for version in found:
@@ -158,26 +160,32 @@ def show(
 ) -> None:
     """Show one transaction across all tables, or the history of one row, from the lake.
 
-    Without --from and --to the whole lake is read (of a row: its table), object by object; with them the partitions of that time only.
+    With --from and --to the partitions of that time only are read. Without them: of a row all of its table; of a transaction the newest hours
+    first, up to the hour in which it is found, since its id says nothing of its time; one that is not there costs the whole lake.
     """
     from dsqlcdc.hosts.lake_query import key_texts, of_key, of_transaction
 
     if len(what) != (1 if key is not None else 2):
-        why = "with --key there is CONFIG alone, else TXID and CONFIG"
+        why = "with --key the config file stands alone, without it TXID comes before it"
         raise ConfigError("what to show is not said", where=" ".join(what), why=why, run="dsqlcdc audit show --help", code="E390")
-    span = _span(since, until)
+    if key is None and Path(what[0]).is_file() and not Path(what[1]).exists():
+        run = f"dsqlcdc audit show {what[1]} {what[0]}"
+        raise ConfigError(
+            "TXID comes before the config file", where=" ".join(what), why=f"there is no file {what[1]}", run=run, code="E390"
+        )
+    span = _span(since, until, "audit show")
 
     def question(loaded: Config) -> tuple[str, Sequence[Any]]:
         if key is None:
             return of_transaction(what[0], span)
         return of_key(key_texts(_key_of(loaded, key[0]), key[1], f"--key {key[0]} {key[1]}"), span)
 
-    found = _ask(Path(what[-1]), sink, lake, "*" if key is None else key[0], span, question)
+    found = _ask(Path(what[-1]), sink, lake, "*" if key is None else key[0], span, question, once=key is None)
     if as_json:
         for version in found:
             emit_json(_as_json(version))
     elif not found:
-        emit("The lake has no such row." if key is not None else "The lake has no such transaction.")
+        emit(f"The lake has no such {'transaction' if key is None else 'row'}{' in that time' if since or until else ''}.")
     elif view == "diff":
         _diff(found)
     elif view == "picture":
@@ -247,12 +255,11 @@ def compact(
 # ── what they share ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _span(since: str, until: str) -> Span:
-    from dsqlcdc.cli.selection import since_of
+def _span(since: str, until: str, command: str) -> Span:
+    from dsqlcdc.cli.selection import span_of
     from dsqlcdc.hosts.lake_query import Span
 
-    start = since_of(since, "audit transactions", "--from") if since else None
-    return Span(start, since_of(until, "audit transactions", "--to") if until else None)
+    return Span(*span_of(since, until, command))
 
 
 def _ask(
@@ -264,7 +271,9 @@ def _ask(
     question: Callable[[Config], tuple[str, Sequence[Any]]],
     *,
     images: bool = True,
+    once: bool = False,
 ) -> list[Version]:
+    """`once`: what is asked for has one commit time: newest hours first, up to the one that has it."""
     import asyncio
     import sys
 
@@ -275,24 +284,33 @@ def _ask(
     loaded = load(Path(config))
     where, values = question(loaded)
 
-    def tell(done: int, of: int) -> None:
-        if of > 200 and done % 200 == 0:
-            say(f"{done} of {of} objects read")
+    def line(done: int, of: int) -> str:
+        return f"{done} of {of} objects read"
+
+    tell = every_few_seconds(line)
 
     async def work() -> list[Version]:
         async with open_lake(loaded, lake_sink(loaded, sink), lake) as store:
             names = await objects(store, tables, span)
-            if sys.stderr.isatty() or len(names) > 200:
-                say(f"{len(names)} objects of {store.where} may hold it")
+            if sys.stderr.isatty() or len(names) > _MANY:
+                say(f"{len(names)} objects of {store.where} may hold it{_hint(span, once=once)}")
             for _ in range(3):
                 try:
-                    return await ask(store, names, where, values, tell, images=images)
+                    return await ask(store, names, where, values, tell, images=images, once=once)
                 except Compacted:
                     say("the lake was compacted meanwhile; reading it again")
                     names = await objects(store, tables, span)
-            return await ask(store, names, where, values, tell, images=images)
+            return await ask(store, names, where, values, tell, images=images, once=once)
 
     return asyncio.run(work())
+
+
+def _hint(span: Span, *, once: bool) -> str:
+    """What makes it cheaper, where the whole lake is asked."""
+    if span.start is not None or span.end is not None:
+        return ""
+    order = "; the newest hours are read first, up to the one that has it" if once else ""
+    return f"{order}. --from and --to (24h, or an ISO time) read that time only"
 
 
 def _key_of(config: Config, table: str) -> Sequence[str]:
@@ -300,10 +318,8 @@ def _key_of(config: Config, table: str) -> Sequence[str]:
 
     rule = next((rule for pattern, rule in config.tables.items() if fnmatchcase(table, pattern)), None)
     if rule is None or not rule.key:
-        run = "dsqlcdc config show CONFIG"
-        raise ConfigError(
-            "rows of this table cannot be told", where=f"--key {table}", why="CONFIG names no key of it", run=run, code="E389"
-        )
+        why, run = "no key of it is named" if "." in table else "a table is written schema.table", f"dsqlcdc config show {config.path}"
+        raise ConfigError("rows of this table cannot be told", where=f"--key {table}", why=why, run=run, code="E389")
     return rule.key
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import ParamSpec, TextIO
+
+P = ParamSpec("P")
 
 
 class ReaderGone(Exception):
@@ -130,6 +133,19 @@ def columns(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequen
 def counted(count: int, what: str) -> str:
     """`1 gap`, `2 gaps`."""
     return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def every_few_seconds(line: Callable[P, str], every: float = 2.0) -> Callable[P, None]:
+    """Says how far something is, when it is told, at most every so many seconds and not at once."""
+    last = time.monotonic()
+
+    def tell(*args: P.args, **named: P.kwargs) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            say(line(*args, **named))
+            last = time.monotonic()
+
+    return tell
 
 
 def printable(text: str) -> str:

@@ -94,6 +94,16 @@ def since_of(text: str, command: str, option: str = "--since") -> float:
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
+def span_of(since: str, until: str, command: str) -> tuple[float | None, float | None]:
+    """What --from and --to say, seconds since the epoch, None where one is left out. Raises ConfigError, also where nothing is between them."""
+    start = since_of(since, command, "--from") if since else None
+    end = since_of(until, command, "--to") if until else None
+    if start is not None and end is not None and start >= end:
+        why = f"{since} is not before {until}: a duration counts back from now, so --from 24h --to 1h is yesterday up to an hour ago"
+        raise ConfigError("nothing is between --from and --to", where="--from, --to", why=why, run=f"dsqlcdc {command} --help", code="E090")
+    return start, end
+
+
 def number_of(text: str, option: str, command: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise ConfigError("not a number", where=option, why=repr(text), run=f"dsqlcdc {command} --help", code="E090")

@@ -82,7 +82,7 @@ async def _once(config: Config, as_json: bool) -> None:
         emit_json(seen)
     else:
         emit(render(seen, live.statuses, {}, now))
-        _remarks(config, seen)
+        _remarks(config, seen, now)
 
 
 async def _watch(config: Config, every: float, as_json: bool) -> None:
@@ -272,14 +272,21 @@ def render(seen: Mapping[str, Any], live: Sequence[Status] | None, flows: Mappin
     return "\n".join(texts)
 
 
-def _remarks(config: Config, seen: Mapping[str, Any]) -> None:
+def _remarks(config: Config, seen: Mapping[str, Any], at: float) -> None:
     """Talk: what is to be done."""
+    from dsqlcdc.hosts.rates import span_text
+
     count = seen["gaps"]["unacknowledged"]
     if count:
         say(f"{count} unacknowledged gap{'s' if count > 1 else ''}: changes may be lost. Run: dsqlcdc gaps {config.path}")
     if config.state.type == "memory":
         say("The state is kept in memory: only a running process knows it.")
     for sink, known in seen["sinks"].items():
+        running: dict[str, Any] = known["running"] or {}
+        digests: dict[str, Any] | None = running.get("digests")
+        if digests is not None and at > digests["due"]:
+            why = f": {digests['why']}" if digests["why"] else ""
+            say(f"{sink}: a digest is {span_text(at - digests['due'])} overdue{why}. It is tried again; see: dsqlcdc doctor {config.path}")
         if known["earlier"]:
             others = ", ".join(known["earlier"])
             say(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
-from dsqlcdc.contract import Change, Known, Resume, Setback, Sink
+from dsqlcdc.contract import Change, Digests, Known, Resume, Setback, Sink
 
 
 class Around(Sink):
@@ -41,6 +41,9 @@ class Around(Sink):
 
     def circuit(self) -> str:
         return self.inner.circuit()
+
+    def digests(self) -> Digests | None:
+        return self.inner.digests()
 
     def account(self, word: bytes) -> bytes:
         return self.inner.account(word)

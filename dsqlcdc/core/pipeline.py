@@ -77,7 +77,7 @@ class Pipeline:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self.counts = Counts()
+        self.counts = Counts(recipe.clock())
         self.state: Literal["starting", "running", "draining", "done", "stopped"] = "starting"
         self.fault: BaseException | None = None
         self._patience = Patience(recipe.backoff, recipe.random, deadline=recipe.deadline, noticed=self.counts.retried)
@@ -412,6 +412,8 @@ class Pipeline:
             retention_left=self._standstill.left,
             lag=self._lag.spreads(self._ledger.is_page_open, unread),
             circuit=recipe.sink.circuit(),
+            began_at=self.counts.began_at,
+            digests=recipe.sink.digests(),
         )
 
 

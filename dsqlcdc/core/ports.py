@@ -38,9 +38,9 @@ GAP_KINDS = ("trimmed", "incomplete", "reset", "replaced", "recreated")
 class Gap(msgspec.Struct, frozen=True):
     """Changes that may have been lost, with bounds. `id` is the same whenever the same gap is found again.
 
-    `kind`: one of GAP_KINDS. `after` and `until`: positions, as far as known (of a CDC stream that was
-    recreated: the ids of the old and the new one); `from_time` and `to_time`: seconds since the epoch, 0 where unknown. `acked`: the
-    reason given by whoever acknowledged it, "" while nobody has.
+    `kind`: one of GAP_KINDS. `after` and `until`: positions, as far as known (of a CDC stream that was recreated: the ids of the old and the
+    new one); `from_time` and `to_time`: seconds since the epoch, 0 where unknown; no end is before the beginning. `acked`: the reason
+    given by whoever acknowledged it, "" while nobody has.
     """
 
     id: str

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from dsqlcdc.contract import Digests
 from dsqlcdc.core.lag import Spread
 from dsqlcdc.core.ports import Gap
 
@@ -13,7 +14,8 @@ from dsqlcdc.core.ports import Gap
 class Counts:
     """Counters of one run that the ledger does not keep. One owner: the pipeline."""
 
-    def __init__(self) -> None:
+    def __init__(self, began_at: float) -> None:
+        self.began_at = began_at
         self.bytes_read = 0
         self.remembered = 0
         self.retries: dict[str, int] = {}
@@ -48,7 +50,8 @@ class Status(msgspec.Struct, frozen=True):
     `retention_used`: the part (from 0) of the stream's retention that has gone by since nothing was owed. `alarm`: the level of it that was
     told because the sink stands still, 0 where it does not. `retention_left`: seconds until the oldest change owed is lost, None where nobody
     knows. `lag`: by leg (see core.lag). `circuit`: how the sink's circuit breaker stands, "" where it has none. `held`: changes of
-    `open` that are held back for commit order; `late`: changes that came too late for it.
+    `open` that are held back for commit order; `late`: changes that came too late for it. `began_at` and `committed_at`: the run, and its last
+    commit, in seconds since the epoch, 0 unknown. `digests`: None where the sink writes none.
     """
 
     pipeline: str
@@ -79,6 +82,8 @@ class Status(msgspec.Struct, frozen=True):
     circuit: str = ""
     held: int = 0
     late: int = 0
+    began_at: float = 0.0
+    digests: Digests | None = None
 
 
 class Kept(msgspec.Struct, frozen=True):

@@ -122,7 +122,18 @@ def cache() -> str:
 async def verify(config: Config, sink: str, asked: Mapping[str, Any], tell: Callable[[Told], None]) -> Report:
     """Verify the lake of a sink; `asked` as dsqlcdc_s3.audit.findings.Asked, without its anchor and where it keeps how far it came.
 
-    The state is asked first: what it says of by then, the lake has. Raises ConfigError, Misconfigured, Unavailable.
+    The state is asked first: what it says of by then, the lake has. Raises ConfigError, Misconfigured, Unavailable; and Stopped where there is
+    nothing to be judged, which proves nothing.
     """
     name, audit = audit_of(config, sink)
-    return await audit.verify({**asked, "anchor": await anchor(config, name), "keep": cache()}, tell)
+    report = await audit.verify({**asked, "anchor": await anchor(config, name), "keep": cache()}, tell)
+    if not (report.findings or report.objects or report.digests or report.last >= max(1, report.first)):
+        limited = asked["since"] or asked["until"]
+        why = (
+            "no period of the lake ends in that time"
+            if limited
+            else "nobody has written there, or all of it was deleted: is that the place?"
+        )
+        run = f"dsqlcdc audit verify {config.path}" if limited else f"dsqlcdc config show {config.path}"
+        raise Stopped("there is nothing to verify", where=report.place, why=why, run=run, code="E392")
+    return report

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 from dsqlcdc.config import Config
 from dsqlcdc.config.show import secrets_of
 from dsqlcdc.contract import Outcome
+from dsqlcdc.errors import Fault
 from dsqlcdc.hosts import emf, logs
 from dsqlcdc.hosts.audit import audit_of
 from dsqlcdc.hosts.invocation import Outfit, Work, answer, work
@@ -83,7 +84,8 @@ class Function:
 
     def sweep(self, context: Context) -> dict[str, Any]:
         """Deliver rows that are complete and that nobody delivers any more, and give up those whose pieces have waited longer than `max_age`:
-        dead letters, and a gap in the log and the metrics. Write the digests of lakes that are due.
+        dead letters, and a gap in the log and the metrics. Write the digests of lakes that are due; what
+        keeps one from being written is raised when all were tried.
 
         Gives what became of the rows, by sink. Raises as `handle` does, and any sink's fault.
         """
@@ -140,11 +142,29 @@ class Function:
             finished = sum(count for status in done.statuses for outcome, count in status.settled.items() if outcome != Outcome.PARKED)
             if _now() >= end or not (finished or done.gaps):
                 break
-        for name, sink in config.sinks.items():
-            if sink.type == "s3" and _now() < end:
-                for key in await audit_of(config, name)[1].digest(due=True):
-                    log.info("%s: digest %s", name, key, extra={"sink": name, "digest": key})
+        await self._digests(config, end)
         return {"sinks": totals, "gaps": gaps}
+
+    async def _digests(self, config: Config, end: float) -> None:
+        """Write the digests that are due, lake by lake: one that fails keeps none from the others, and is raised when all were tried."""
+        faults: list[Fault] = []
+        for name in [name for name, sink in config.sinks.items() if sink.type == "s3" and sink.options.get("digest", {}) is not None]:
+            if _now() >= end:
+                break
+            written: Sequence[str] = ()
+            fault: Fault | None = None
+            try:
+                written = await audit_of(config, name)[1].digest(due=True)
+            except Fault as met:
+                fault = met
+                faults.append(met)
+            for key in written:
+                log.info("%s: digest %s", name, key, extra={"sink": name, "digest": key})
+            if self._namespace:
+                failed, namespace = fault is not None, self._namespace
+                self._tell(emf.digests(config.pipeline, name, len(written), failed=failed, namespace=namespace, now=self._clock()))
+        for fault in faults:
+            raise fault
 
     async def _ready(self) -> tuple[Outfit, Config]:
         """The sinks and stores of this sandbox, made at its first invocation, and anew after one that a sink could not finish."""

@@ -194,6 +194,11 @@ async def _tried(work: Awaitable[None], where: str) -> list[Finding]:
             await work
     except Fault as fault:
         return [of_fault(fault)]
+    except ExceptionGroup as several:
+        faults, others = several.split(Fault)
+        if others is not None:
+            raise others from None
+        return [of_fault(fault) for fault in faults.exceptions if isinstance(fault, Fault)] if faults is not None else []
     except TimeoutError:
         return [_late("it", where, 2 * PATIENCE)]
     return []

@@ -17,6 +17,11 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "dsqlcdc_retries": ("Count", "Calls that were not answered, and made again"),
     "dsqlcdc_gaps": ("Count", "Oversized rows given up (by the sweeper)"),
     "dsqlcdc_stopped": ("Count", "1 where the sink could not go on"),
+    "dsqlcdc_digests": ("Count", "Digests written (by the sweeper, of s3 sinks)"),
+    "dsqlcdc_digest_failed": (
+        "Count",
+        "1 where digests that are due could not be written, 0 where they could (by the sweeper, of s3 sinks)",
+    ),
     "dsqlcdc_age": ("Milliseconds", "Between the arrival of the batch's first record and the answer"),
 }
 """Every metric with its unit and what it says. All have the dimensions `pipeline` and `sink`."""
@@ -37,8 +42,17 @@ def lines(work: Work, namespace: str, now: float, oldest: float | None) -> Seque
         }
         if oldest is not None:
             values["dsqlcdc_age"] = max(0.0, (now - oldest) * 1000)
-        metrics = [{"Name": name, "Unit": MEANINGS[name][0]} for name in values]
-        directive = {"Namespace": namespace, "Dimensions": [["pipeline", "sink"]], "Metrics": metrics}
-        about = {"_aws": {"Timestamp": int(now * 1000), "CloudWatchMetrics": [directive]}, "pipeline": status.pipeline, "sink": status.sink}
-        found.append(orjson.dumps({**about, **values}).decode())
+        found.append(_line(status.pipeline, status.sink, values, namespace, now))
     return found
+
+
+def digests(pipeline: str, sink: str, written: int, *, failed: bool, namespace: str, now: float) -> str:
+    """The line of a sink whose digests were looked at: how many were written, and whether some could not be."""
+    return _line(pipeline, sink, {"dsqlcdc_digests": written, "dsqlcdc_digest_failed": int(failed)}, namespace, now)
+
+
+def _line(pipeline: str, sink: str, values: Mapping[str, float], namespace: str, now: float) -> str:
+    metrics = [{"Name": name, "Unit": MEANINGS[name][0]} for name in values]
+    directive = {"Namespace": namespace, "Dimensions": [["pipeline", "sink"]], "Metrics": metrics}
+    about = {"_aws": {"Timestamp": int(now * 1000), "CloudWatchMetrics": [directive]}, "pipeline": pipeline, "sink": sink}
+    return orjson.dumps({**about, **values}).decode()

@@ -100,13 +100,14 @@ def athena(target: Target) -> str:
     kinds = dict.fromkeys(_TEXT, "string") | {"version": "bigint", "committed_at": moment} | dict.fromkeys(_TAIL, "string")
     kinds |= {"arrived_at": moment, "late": "boolean"}
     if parquet and target.typed and target.columns:
-        fields = ",".join(f"{name}:{_hive(kind)}" for name, kind in target.columns.items())
+        fields = ",".join(f"{_field(name)}:{_hive(kind)}" for name, kind in target.columns.items())
         kinds["typed"] = f"struct<{fields}>"
     columns = ",\n".join(f"  `{name}` {kind}" for name, kind in kinds.items())
     stored = (
         "STORED AS PARQUET"
         if parquet
-        else "ROW FORMAT SERDE 'org.openx.data.jsonserde.JsonSerDe'\nWITH SERDEPROPERTIES ('ignore.malformed.json' = 'false')"
+        else "ROW FORMAT SERDE 'org.openx.data.jsonserde.JsonSerDe'\n"
+        "WITH SERDEPROPERTIES ('ignore.malformed.json' = 'false', 'case.insensitive' = 'false')"  # or it writes the columns of rows in lower case
     )
     properties = {
         "projection.enabled": "true",
@@ -120,12 +121,12 @@ def athena(target: Target) -> str:
         "projection.hour.digits": "2",
         "storage.location.template": f"{target.folder}dt=${{dt}}/hour=${{hour}}/",
     }
-    settings = ",\n".join(f"  {_literal(name)} = {_literal(value)}" for name, value in properties.items())
+    settings = ",\n".join(f"  {_hive_literal(name)} = {_hive_literal(value)}" for name, value in properties.items())
     raw, changes, current = (f"{target.base}_{word}" for word in ("lake", "changes", "current"))
     return "\n".join(
         (
             f"CREATE EXTERNAL TABLE IF NOT EXISTS `{raw}` (\n{columns}\n)\nPARTITIONED BY (`dt` string, `hour` string)\n{stored}",
-            f"LOCATION {_literal(target.folder)}\nTBLPROPERTIES (\n{settings}\n);",
+            f"LOCATION {_hive_literal(target.folder)}\nTBLPROPERTIES (\n{settings}\n);",
             "",
             f"CREATE OR REPLACE VIEW {_quoted(changes)} AS\n{_once(_quoted(raw))};",
             "",
@@ -165,7 +166,8 @@ def _athena_columns(target: Target) -> str:
     """As text where Athena's cast knows less than PostgreSQL."""
     made: list[str] = []
     for name, kind in (target.columns or {}).items():
-        path = _literal(f'$["{name}"]')
+        quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+        path = _literal(f'$["{quoted}"]')
         if kind == "json":
             made.append(f'json_format(json_extract("row", {path})) as {_quoted(_free(name))}')
         else:
@@ -200,6 +202,17 @@ def _hive(kind: str) -> str:
         "timestamp": "timestamp",
         "timestamptz": "timestamp",
     }.get(kind, "string")
+
+
+def _field(name: str) -> str:
+    """A field of a struct in Athena's DDL, which takes plain names as they are."""
+    plain = name.isascii() and name.isidentifier() and name == name.lower()
+    return name if plain else f"`{name.replace('`', '``')}`"
+
+
+def _hive_literal(text: str) -> str:
+    """In DDL, which Athena reads as Hive does: there two quotes are the end of one text and the beginning of another."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _literal(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -96,42 +97,55 @@ async def ask(
     tell: Callable[[int, int], None] = lambda done, of: None,
     *,
     images: bool = True,
+    once: bool = False,
 ) -> list[Version]:
     """The changes for which `where` holds, a condition over the columns with `values` for its marks; one for each id, in commit order.
 
+    `once`: all of them have one commit time (a transaction's: spec §2). The newest hours are read first, and none behind the one that has it.
     `tell` hears how many objects of how many were read. Without `images` keys and rows are left out: memory grows with the answer. Raises what
     the lake raises, Compacted where an object is gone, and Misconfigured for one that cannot be read or where DuckDB is missing. Nothing is left
     behind, whatever ends it.
     """
     found: dict[str, Version] = {}
+    hour, done = "", 0
+    if once:
+        names = sorted(names, key=lambda name: (hour_of(name), name), reverse=True)
     with tempfile.TemporaryDirectory(prefix="dsqlcdc-lake-") as folder:
         connection = _connect(Path(folder))
         try:
-            done = 0
-            async for path in _fetched(lake, names, Path(folder)):
-                for version in await asyncio.to_thread(_select, connection, path, where, values, lake.where, images):
-                    found.setdefault(version.id, version)
-                path.unlink()
-                done += 1
-                tell(done, len(names))
+            async with aclosing(_fetched(lake, names, Path(folder))) as fetched:
+                async for name, path in fetched:
+                    if hour and hour_of(name) != hour:
+                        break
+                    for version in await asyncio.to_thread(_select, connection, path, where, values, lake.where, images):
+                        found.setdefault(version.id, version)
+                    path.unlink()
+                    hour = hour_of(name) if once and found else ""
+                    done += 1
+                    tell(done, len(names))
         finally:
             connection.close()
     return sorted(found.values(), key=lambda one: (one.version, one.transaction, one.table, one.id))
 
 
-async def _fetched(lake: LakeStore, names: Sequence[str], folder: Path) -> AsyncGenerator[Path, None]:
-    """The objects as files, in order, a few fetched ahead. The files are whoever takes them to remove."""
-    ahead: list[asyncio.Task[Path]] = []
+def hour_of(name: str) -> str:
+    """The hour of commit that an object is of, in an order that is that of time: dt=2026-11-20/hour=22."""
+    return "/".join(name.split("/")[-3:-1])
+
+
+async def _fetched(lake: LakeStore, names: Sequence[str], folder: Path) -> AsyncGenerator[tuple[str, Path], None]:
+    """The objects as files, in order, each with its name, a few fetched ahead. The files are whoever takes them to remove."""
+    ahead: list[asyncio.Task[tuple[str, Path]]] = []
     todo = iter(enumerate(names))
 
-    async def fetch(number: int, name: str) -> Path:
+    async def fetch(number: int, name: str) -> tuple[str, Path]:
         to = folder / f"{number:08d}{next(suffix for suffix in SUFFIXES if name.endswith(suffix))}"
         try:
             await lake.fetch(name, to)
         except FileNotFoundError:
             why, run = "it was named a moment ago, and compacted since", "dsqlcdc audit show CONFIG, again"
             raise Compacted("an object of the lake is gone", where=f"{lake.where}{name}", why=why, run=run, code="E399") from None
-        return to
+        return name, to
 
     try:
         while True:
@@ -139,9 +153,9 @@ async def _fetched(lake: LakeStore, names: Sequence[str], folder: Path) -> Async
                 ahead.append(asyncio.create_task(fetch(*following)))
             if not ahead:
                 return
-            path = await ahead[0]
+            named = await ahead[0]
             ahead.pop(0)
-            yield path
+            yield named
     finally:
         for task in ahead:
             task.cancel()

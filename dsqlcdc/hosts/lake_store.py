@@ -47,12 +47,17 @@ def lake_sink(config: Config, name: str) -> SinkConfig:
     """The sink of type s3 that is meant; "" means the only one. Raises ConfigError."""
     known = [sink for sink in config.sinks.values() if sink.type == "s3"]
     found = [sink for sink in known if name in ("", sink.name)]
-    if len(found) != 1:
-        why = f"sinks of type s3: {', '.join(sink.name for sink in known) or 'there is none'}"
-        raise ConfigError(
-            "no such lake, or several", where=name or "--sink", why=why, run=f"dsqlcdc config show {config.path}", code="E391"
-        )
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    named, where = " or ".join(f"--sink {sink.name}" for sink in known), str(config.path)
+    if not known:
+        others = ", ".join(f"{sink.name} ({sink.type})" for sink in config.sinks.values())
+        what, why = "there is no lake", f"a lake is what a sink of type s3 writes, and its sinks are {others}"
+    elif found:
+        what, why = "there are several lakes", f"say which: {named}"
+    else:
+        what, where, why = "there is no such lake", f"--sink {name}", f"the config has {named}"
+    raise ConfigError(what, where=where, why=why, run=f"dsqlcdc config show {config.path}", code="E391")
 
 
 def open_lake(config: Config, sink: SinkConfig, directory: Path | None) -> LakeStore:

@@ -49,7 +49,14 @@ def gap(
     first: Record | None,
     horizon: float,
 ) -> Gap:
-    """The gap with its bounds. `first`: the first record found instead. Its id depends on where it begins only."""
+    """The gap with its bounds. `first`: the first record found instead. Its id depends on where it begins only.
+
+    It ends where the first record was found, or where none was at the trim horizon (`horizon`), before which all have reached their age. A
+    record that is gone though it arrived later did not go by its age (the retention was lower for a while, say): then nothing says that
+    others did, and the gap reaches to `now`. It never ends before it begins; 0 where its beginning is unknown.
+    """
+    begins = arrived or position.arrived
+    ends = first.arrived if first else horizon if horizon > begins else now
     key = "\0".join((pipeline, sink, stream, shard, str(position)))
     return Gap(
         id=hashlib.blake2b(key.encode(), digest_size=5).hexdigest(),
@@ -60,8 +67,8 @@ def gap(
         shard=shard,
         after=str(position),
         until=first.sequence_number if first else "",
-        from_time=arrived or position.arrived,
-        to_time=first.arrived if first else horizon,
+        from_time=begins,
+        to_time=max(begins, ends),
         detail="the stream no longer holds the records that follow the checkpoint: they passed its retention before they were read",
         found_at=now,
     )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, WithJsonSchema, field_validator, model_validator
 from yarl import URL
 
-from dsqlcdc.options import Duration, InputFile, Size, StrictOptions, duration, size
+from dsqlcdc.options import Duration, InputFile, Size, StrictOptions, Tls, duration, size
 from dsqlcdc.units import format_duration
 from dsqlcdc_opensearch.mapping import ByteaWord, JsonWord
 
@@ -66,20 +66,6 @@ class Sign(StrictOptions):
 
     service: Literal["es", "aoss"] | None = Field(default=None, description="null: aoss with profile serverless, otherwise es")
     region: str | None = Field(default=None, pattern=r"^[a-z]{2}(-[a-z]+)+-\d+$", description="null: as in the aws block")
-
-
-class Tls(StrictOptions):
-    """Certificates, as files in PEM; relative paths are relative to the config."""
-
-    ca: InputFile | None = Field(default=None, description="who signs the cluster's certificate; null: whom the system trusts")
-    certificate: InputFile | None = Field(default=None, description="the client certificate, with its chain")
-    key: InputFile | None = Field(default=None, description="the client certificate's key, not encrypted; null: in the same file")
-
-    @model_validator(mode="after")
-    def _pair(self) -> Self:
-        if self.key is not None and self.certificate is None:
-            raise ValueError("key needs certificate: write certificate: FILE beside it")
-        return self
 
 
 class Verify(StrictOptions):

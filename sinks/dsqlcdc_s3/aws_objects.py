@@ -22,6 +22,8 @@ _ELSEWHERE = frozenset(
     {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 )
 _TRIES_DIGEST = 3
+_MOMENT = timedelta(minutes=1)
+"""How long a store would hold what it should have refused."""
 
 
 class AwsObjects:
@@ -84,16 +86,23 @@ class AwsObjects:
                     continue
                 raise self._fault(error, f"put {size}", key) from error
 
-    def _locked(self) -> dict[str, Any]:
+    def _locked(self, held: timedelta | None = None) -> dict[str, Any]:
         if self._lock is None:
             return {}
-        until = datetime.now(UTC) + timedelta(days=self._lock.days)
+        until = datetime.now(UTC) + (held or timedelta(days=self._lock.days))
         return {"ObjectLockMode": self._lock.mode, "ObjectLockRetainUntilDate": until}
 
     async def try_put(self, key: str) -> bool:
         try:
             await self._client.put_object(
-                Bucket=self._options.bucket, Key=key, Body=b"", IfMatch='"none"', **self._stored_as, **self._owner
+                Bucket=self._options.bucket,
+                Key=key,
+                Body=b"",
+                IfMatch='"none"',
+                ChecksumAlgorithm="SHA256",
+                **self._stored_as,
+                **self._locked(_MOMENT),
+                **self._owner,
             )
         except errors() as error:
             code, status = error_code(error), _status(error)
@@ -175,9 +184,7 @@ class AwsObjects:
         if code in _ELSEWHERE or (_status(error) == 301 and code not in ("NoSuchBucket",)):
             return self._elsewhere(code, error, what, where)
         if code == "InvalidRequest" and "Lock" in str(error):
-            why = "the bucket has no Object Lock: it must be switched on before `object_lock` is of use"
-            run = f"aws s3api put-object-lock-configuration --bucket {self._options.bucket} --object-lock-configuration ObjectLockEnabled=Enabled"
-            return Misconfigured(what, where=where, why=why, run=run, code="E104")
+            return no_object_lock(self._options.bucket, what, where)
         if code == "InvalidObjectState":
             why = "the object has been archived (Glacier); the sink reads back what is not yet committed"
             return Misconfigured(what, where=where, why=why, run=f"aws s3api restore-object for {where}", code="E104")
@@ -196,6 +203,13 @@ class AwsObjects:
             return Unavailable(what, where=where, why=f"{known}; S3 is still making its name known ({code})")
         run = f"set region: {region or 'REGION'} at the sink in CONFIG, then dsqlcdc run CONFIG"
         return Misconfigured(what, where=where, why=f"{known}, requests go to this one's ({code or 301})", run=run, code="E104")
+
+
+def no_object_lock(bucket: str, what: str, where: str) -> Misconfigured:
+    """The fault of a bucket without Object Lock to which `object_lock` is to apply."""
+    why = "the bucket has no Object Lock: it must be switched on before `object_lock` is of use"
+    run = f"aws s3api put-object-lock-configuration --bucket {bucket} --object-lock-configuration ObjectLockEnabled=Enabled"
+    return Misconfigured(what, where=where, why=why, run=run, code="E104")
 
 
 def policy(options: Options) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from dsqlcdc.aws import Aws, client, error_code, errors, translate
+from dsqlcdc.aws import Aws, client, errors, translate
 from dsqlcdc.contract import Context
 from dsqlcdc_s3.aws_objects import AwsObjects
 from dsqlcdc_s3.chain import Owner
 from dsqlcdc_s3.compaction import Bounds, Compactable, Compactor, Step
+from dsqlcdc_s3.lock import object_lock
 from dsqlcdc_s3.manifest import decode_word
 from dsqlcdc_s3.options import Options
 
@@ -75,11 +76,5 @@ class _AwsCompactable(AwsObjects):
 
     async def locked(self) -> str:
         bucket = self._options.bucket
-        try:
-            answer: dict[str, Any] = await self._client.get_object_lock_configuration(Bucket=bucket, **self._owner)
-        except errors() as error:
-            if error_code(error) == "ObjectLockConfigurationNotFoundError":
-                return ""
-            raise translate(error, doing="ask for the bucket's Object Lock", where=f"s3://{bucket}") from error
-        enabled = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled"
+        enabled = await object_lock(self._client, bucket, **self._owner)
         return f"the bucket {bucket} has S3 Object Lock" if enabled else ""

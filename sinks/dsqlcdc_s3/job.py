@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,6 +24,10 @@ from dsqlcdc_s3.sealing import Sealer, same
 
 _FINAL = 1200.0
 """Seconds after which no invocation works at its batch any more: they last 900 at the most."""
+_DAY = 86_400.0
+_LATE = 9 * 86_400.0
+"""Seconds that a batch may come late and is still found without being asked for: Lambda tries a record for seven days, or gives it up. One day
+is for the look itself, which is made once a day, another for its own delay."""
 _NAME = re.compile(r"([^/]+)/(\d{64,})-\d+-\d{4,}\.json")
 _VOID = void()
 _decode = msgspec.json.Decoder(Batch).decode
@@ -33,8 +38,9 @@ async def seal_apart(
 ) -> Sequence[str]:
     """Write the digests that are missing, and one for the batches of Lambda since the last: the keys of those written.
 
-    A chain that the daemon writes is only finished: it seals itself. Two at a time do no harm: one of them seals. `every`: look at all
-    batches, not only at those since the last digest but one. `due`: only when `digest.every` is over. Raises Unavailable and Misconfigured.
+    A chain that the daemon writes is only finished: it seals itself. Two at a time do no harm: one of them seals. Looked at are the batches
+    whose records come behind those of the last digest but one, and by the first digest of each day (UTC) those of the last nine days, so that
+    one that came late is named; with `every` all there are. `due`: only when `digest.every` is over. Raises Unavailable and Misconfigured.
     """
     owner = Owner(context.pipeline, context.sink, f"s3://{options.bucket}/{options.prefix}", options.prefix)
     chain = Chain(objects, owner)
@@ -78,6 +84,15 @@ async def seal_apart(
     return [*written, *await sealer.finish()]
 
 
+def _created(manifest: Manifest | Batch) -> float:
+    return datetime.fromisoformat(manifest.created_at).timestamp()
+
+
+def _behind(mark: str, name: str) -> bool:
+    """Does the sequence number `name` come behind `mark`? They are decimal numbers of any length; "" is before all of them."""
+    return (len(mark), mark) < (len(name), name)
+
+
 class _Look:
     """Finds the batches that no seal has named, and says of each of their parts whether it is in, for ever."""
 
@@ -87,10 +102,8 @@ class _Look:
 
     async def batches(self, last: Manifest | None, *, every: bool) -> tuple[list[Link], list[str], dict[str, str]]:
         """Their manifests, the parts that are void, and by shard the last record of the last batch that is named."""
-        before = None if last is None or not last.sealed else await self._chain.read(last.sealed)
-        since: Mapping[str, str] = before.seal.marks if before is not None and before.seal is not None and not every else {}
         marks = dict(last.seal.marks) if last is not None and last.seal is not None else {}
-        named = await self._named(last, every=every)
+        since, named = await self._since(last, self._horizon(last, every=every))
         links: list[Link] = []
         empty: list[str] = []
         async for shard in self._shards():
@@ -98,20 +111,34 @@ class _Look:
                 if key not in named:
                     body = b"".join([chunk async for chunk in self._objects.get(key)])
                     batch = _decode(body)
-                    if self._clock() - datetime.fromisoformat(batch.created_at).timestamp() < _FINAL:
-                        break  # the mark does not pass what may still be at work
+                    if self._clock() - _created(batch) < _FINAL:
+                        if _behind(marks.get(shard, ""), name):
+                            break  # the mark does not pass what may still be at work
+                        continue
                     empty += [part.key for part in batch.parts if await self._decide(part.key)]
                     links.append(Link(key, digest(body)))
-                marks[shard] = max(marks.get(shard, ""), name, key=lambda mark: (len(mark), mark))
+                if _behind(marks.get(shard, ""), name):
+                    marks[shard] = name
         return links, empty, marks
 
-    async def _named(self, last: Manifest | None, *, every: bool) -> set[str]:
-        """What the last seal names, or all of them: keys behind the marks of the one before are named by none earlier."""
-        found: set[str] = set()
-        while last is not None and last.seal is not None:
-            found.update(link.key for link in last.seal.beside)
-            last = await self._chain.read(last.sealed) if every and last.sealed else None
-        return found
+    def _horizon(self, last: Manifest | None, *, every: bool) -> float:
+        """From which time on batches are looked at: all of them, those of nine days (once a day), or those since the last seal but one."""
+        now = self._clock()
+        if every or last is None:
+            return 0.0
+        return now - _LATE if _created(last) // _DAY != now // _DAY else math.inf
+
+    async def _since(self, last: Manifest | None, horizon: float) -> tuple[Mapping[str, str], set[str]]:
+        """The marks of the newest seal but the last that was made before `horizon`, and what those after it name: what is behind these marks is
+        named by none of the others."""
+        named: set[str] = set()
+        seal, newest = last, True
+        while seal is not None and seal.seal is not None:
+            if not newest and _created(seal) <= horizon:
+                return seal.seal.marks, named
+            named.update(link.key for link in seal.seal.beside)
+            seal, newest = await self._chain.read(seal.sealed) if seal.sealed else None, False
+        return {}, named
 
     async def _shards(self) -> AsyncGenerator[str, None]:
         """The folders of all shards, one request each."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import Protocol
 
@@ -49,3 +50,7 @@ class Objects(Protocol):
     async def list(self, prefix: str, start_after: str) -> Sequence[str]:
         """The first keys, PAGE at the most, that begin with `prefix` and sort after `start_after`."""
         ...
+
+
+Store = Callable[[], AbstractAsyncContextManager[Objects]]
+"""Opens a bucket: the one that digests go to."""

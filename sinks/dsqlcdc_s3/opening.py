@@ -12,9 +12,8 @@ from typing import Any
 from dsqlcdc.aws import Aws, client
 from dsqlcdc.contract import Context
 from dsqlcdc_s3.aws_objects import AwsObjects
-from dsqlcdc_s3.objects import Objects
+from dsqlcdc_s3.objects import Objects, Store
 from dsqlcdc_s3.options import Options
-from dsqlcdc_s3.sealing import Store
 from dsqlcdc_s3.signing import NoSigner, Signer, signer_of
 
 

@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,20 +16,18 @@ import msgspec
 from dsqlcdc.contract import Misconfigured, Progress, Resume, Unavailable
 from dsqlcdc_s3.chain import Chain, Owner
 from dsqlcdc_s3.delivered import is_void
-from dsqlcdc_s3.digest import Previous, body_of, compose, digest_key, message, parse, tree_of
+from dsqlcdc_s3.digest import Previous, Stored, body_of, compose, digest_key, message, parse, tree_of
 from dsqlcdc_s3.lanes import Lanes
 from dsqlcdc_s3.manifest import Link, Manifest, Seal, ShardState, digest
-from dsqlcdc_s3.objects import PAGE, Missing, Objects, Put
+from dsqlcdc_s3.objects import PAGE, Missing, Objects, Put, Store
 from dsqlcdc_s3.paths import manifest_key
+from dsqlcdc_s3.probing import Trial, try_signing, try_store
 from dsqlcdc_s3.replay import Manifest as Replay
 from dsqlcdc_s3.signing import Signer
 
 log = logging.getLogger("dsqlcdc.s3")
 
 _decode_replay = msgspec.json.Decoder(Replay).decode
-
-Store = Callable[[], AbstractAsyncContextManager[Objects]]
-"""Opens the bucket that digests go to."""
 
 
 @asynccontextmanager
@@ -52,7 +52,8 @@ def states(progress: Sequence[Progress], lineage: Mapping[str, Sequence[str]]) -
 
 
 class Sealer:
-    """The digests of one chain. `sealed` is the number of its last seal, 0 for none; the writer of the chain says what it wrote.
+    """The digests of one chain. `sealed` is the number of its last seal, 0 for none; the writer of the chain says what it wrote. `at`:
+    when the period ended (seconds since the epoch) of the newest digest that was seen or written, 0 for none.
 
     Methods raise what Objects, Chain and Signer raise. A digest that could not be written is written by the next `finish`, of whatever process.
     """
@@ -67,6 +68,11 @@ class Sealer:
         self._told: Sequence[Mapping[str, Any]] = ()
         self._done: int | None = None
         self.sealed = 0
+        self.at = 0.0
+
+    def trials(self) -> Sequence[Trial]:
+        """What the doctor tries of digests: to sign one, and where they go."""
+        return partial(try_signing, self._signer), partial(try_store, self._store, self._prefix)
 
     def begin(self, last: Manifest | None) -> None:
         """The chain ends with this manifest."""
@@ -157,7 +163,11 @@ class Sealer:
             body = b"".join([chunk async for chunk in store.get(key)])
         except Missing:
             return None
-        return parse(body, key).previous(key)
+        return self._seen(parse(body, key), key)
+
+    def _seen(self, stored: Stored, key: str) -> Previous:
+        self.at = max(self.at, datetime.fromisoformat(stored.digest.sealed_at).timestamp())
+        return stored.previous(key)
 
     async def _write(self, store: Objects, n: int, previous: Previous | None) -> Previous:
         body = await self._chain.fetch(n)
@@ -172,7 +182,7 @@ class Sealer:
         put = await store.put(key, whole, if_none_match=True, sha256=hashlib.sha256(whole).digest(), content_type="application/json")
         if put is Put.CREATED:
             log.info("digest %s: manifests %d to %d", key, first, n)
-            return parse(whole, key).previous(key)
+            return self._seen(parse(whole, key), key)
         found = await self._previous(store, n)  # ours whose answer was lost, or another's: the same but for the signature
         if found is None:
             raise Unavailable("cannot read back a digest", where=key, why="it was there a moment ago")

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import msgspec
 
-from dsqlcdc.contract import Batching, Change, Context, Known, Misconfigured, Progress, Resume, Setback, Sink
+from dsqlcdc.contract import Batching, Change, Context, Digests, Known, Misconfigured, Progress, Resume, Setback, Sink
 from dsqlcdc.errors import Held
 from dsqlcdc_s3.account import Books
 from dsqlcdc_s3.batch import Begun, entry, fresh
@@ -27,6 +28,7 @@ from dsqlcdc_s3.opening import digests_in_aws, in_aws, signer, unique_name
 from dsqlcdc_s3.options import Options as S3Options
 from dsqlcdc_s3.parts import Parts
 from dsqlcdc_s3.paths import manifest_key
+from dsqlcdc_s3.probing import all_of, locks
 from dsqlcdc_s3.replay import Replayer, Replays
 from dsqlcdc_s3.sealing import Sealer, same
 from dsqlcdc_s3.ticker import Ticker
@@ -61,6 +63,7 @@ class S3Sink(Sink):
     ) -> None:
         self._options = options
         self._context = context
+        self._faked = objects is not None
         self._open = objects or (lambda: in_aws(options, context))
         self._apart = None if objects else digests_in_aws(options, context)
         self._ticking = ticking and options.digest is not None
@@ -220,9 +223,16 @@ class S3Sink(Sink):
         said = decode_word(word)
         return word if said is None else msgspec.json.encode(msgspec.structs.replace(said, accounts=self._books.accounts()))
 
+    def digests(self) -> Digests | None:
+        """None too before `resume`."""
+        ticker, sealer = self._ticker, self._sealer
+        return None if ticker is None or sealer is None else ticker.standing(sealer.at)
+
     async def probe(self) -> bool:
-        """Says too where the prefix is another sink's."""
-        await self._ready()[0].probe()
+        """Says too where the prefix is another sink's; where digests cannot be signed or written; where Object Lock is wanted and off."""
+        held = () if self._options.object_lock is None or self._faked else locks(self._options, self._context)
+        proved = self._sealer.trials() if self._sealer is not None and self._options.digest is not None else ()
+        await all_of([self._ready()[0].probe, *proved, *held])
         return True
 
     async def replay(self, changes: Sequence[Change]) -> Sequence[Setback]:
@@ -255,9 +265,14 @@ class S3Sink(Sink):
 
         Raises Held as `write` does, Unavailable and Misconfigured; what was not finished is finished by the next call, or the next run.
         """
-        sealer, resume = self._sealer, self._resume
-        if sealer is None or resume is None:
-            raise RuntimeError("the sink has not been entered and resumed")
+        sealer, _ = self._sealing()
+        if not await self._end_period(closing=closing):
+            return False
+        await sealer.finish()
+        return True
+
+    async def _end_period(self, *, closing: bool = False) -> bool:
+        sealer, resume = self._sealing()
         told, void = await sealer.tell(resume, closing)
         async with self._turn:
             if self._stopped is not None:
@@ -269,7 +284,6 @@ class S3Sink(Sink):
             except Held as fault:
                 self._stopped = fault
                 raise
-        await sealer.finish()
         return True
 
     async def _seal(self, told: Callable[[Sequence[Progress]], Seal], void: Sequence[str]) -> None:
@@ -404,13 +418,20 @@ class S3Sink(Sink):
             self._sealer.begin(end)
 
     def _tick(self) -> None:
-        if self._ticking and self._ticker is None and self._options.digest is not None and self._sealer is not None:
-            self._ticker = Ticker(self.seal, self._sealer.finish, self._options.digest.every, self._clock, f"sink {self._context.sink}")
+        given, sealer = self._options.digest, self._sealer
+        if self._ticking and self._ticker is None and given is not None and sealer is not None:
+            closing, where = partial(self.seal, closing=True), f"sink {self._context.sink}"
+            self._ticker = Ticker(self._end_period, sealer.finish, closing, given.every, self._clock, where)
 
     def _ready(self) -> tuple[Chain, Parts]:
         if self._chain is None or self._parts is None:
             raise RuntimeError("the sink has not been entered")
         return self._chain, self._parts
+
+    def _sealing(self) -> tuple[Sealer, Resume]:
+        if self._sealer is None or self._resume is None:
+            raise RuntimeError("the sink has not been entered and resumed")
+        return self._sealer, self._resume
 
     def _known_replays(self) -> Replays:
         if self._replays is None:

@@ -1,6 +1,6 @@
 """The sink `type: webhook`: one signed CloudEvent a change, at least once, of one row never two in flight."""
 
-from dsqlcdc_webhook.options import Options, Tls
+from dsqlcdc_webhook.options import Options
 from dsqlcdc_webhook.sink import WebhookSink
 
-__all__ = ["Options", "Tls", "WebhookSink"]
+__all__ = ["Options", "WebhookSink"]

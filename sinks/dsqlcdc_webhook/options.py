@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, WithJsonSchema, field_validator, model_validator
 from yarl import URL
 
-from dsqlcdc.options import Duration, InputFile, Size, StrictOptions, duration, size
+from dsqlcdc.options import Duration, Size, StrictOptions, Tls, duration, size
 from dsqlcdc_webhook.addresses import Network, literal, refusal
 from dsqlcdc_webhook.parcel import Format
 from dsqlcdc_webhook.sign import secret_key
@@ -30,20 +30,6 @@ def _network(value: str) -> str:
 
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Cidr = Annotated[str, AfterValidator(_network), WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8"]})]
-
-
-class Tls(StrictOptions):
-    """Certificates, as files in PEM; relative paths are relative to the config."""
-
-    ca: InputFile | None = Field(default=None, description="who signs the receiver's certificate; null: whom the system trusts")
-    certificate: InputFile | None = Field(default=None, description="the client certificate, with its chain")
-    key: InputFile | None = Field(default=None, description="the client certificate's key, not encrypted; null: in the same file")
-
-    @model_validator(mode="after")
-    def _pair(self) -> Self:
-        if self.key is not None and self.certificate is None:
-            raise ValueError("key needs certificate: write certificate: FILE beside it")
-        return self
 
 
 class Batch(StrictOptions):

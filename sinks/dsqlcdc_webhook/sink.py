@@ -16,10 +16,10 @@ from yarl import URL
 
 from dsqlcdc.aws import Aws
 from dsqlcdc.contract import Batching, Change, Context, Misconfigured, Setback, Sink, Unavailable, Verdict
+from dsqlcdc.options import Tls
 from dsqlcdc_webhook.claim import Claims, S3Claims
 from dsqlcdc_webhook.endpoint import Endpoint, no_trust
 from dsqlcdc_webhook.options import Options as WebhookOptions
-from dsqlcdc_webhook.options import Tls
 from dsqlcdc_webhook.post import HttpPost, NoAnswer, Post
 from dsqlcdc_webhook.requests import CLAIM, Requests
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,42 @@ def test_what_a_user_types_is_never_sql(lake: Project) -> None:
     assert shown(lake, "CONFIG", "--key", "shop.notes", "x' or '1'='1").code == 1
 
 
+def test_without_the_extra_it_says_what_to_install(lake: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    answer = shown(lake, "tx1", "CONFIG")
+    assert answer.code == 1
+    assert "DSQLCDC-E394" in answer.err
+    assert answer.err.endswith("Run: pip install 'dsqlcdc[audit]'\n")
+
+
+def damaged(lake: Project, hours: set[tuple[str, str]]) -> None:
+    for part in (lake.directory / "copy/data").rglob("*"):
+        if part.is_file() and (part.parts[-3], part.parts[-2]) in hours:
+            part.write_bytes(b"damaged")
+
+
+def test_a_transaction_is_looked_for_from_the_newest_hour_on_and_no_further_than_the_one_that_has_it(lake: Project) -> None:
+    folder = lake.directory / "copy/data"
+    hours = {(part.parts[-3], part.parts[-2]) for part in folder.rglob("*") if part.is_file()}
+    older = {hour for hour in hours if hour < (f"dt={DAY}", "hour=10")}
+    assert older
+    damaged(lake, older)
+    for transaction in ("tx5", "tx4", "tx3"):
+        assert [one["transaction"] for one in shown(lake, transaction, "CONFIG", "--json").jsons] == [transaction]
+    assert "E395" in shown(lake, "tx2", "CONFIG").err, "control: older ones are read where it is not found"
+    assert "E395" in shown(lake, "CONFIG", "--key", "shop.items", "order_id=1,item_id=1").err, "a row's history is read whole"
+
+
+def test_how_many_objects_are_asked_is_said_before_and_what_makes_it_fewer(lake: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(lake, "tx1", "CONFIG").err == ""
+    monkeypatch.setattr("dsqlcdc.cli.lake._MANY", 0)
+    said = shown(lake, "tx1", "CONFIG").err
+    assert "5 objects of" in said or "6 objects of" in said
+    assert "the newest hours are read first" in said
+    assert "--from and --to" in said
+    assert "--from and --to" not in shown(lake, "tx1", "CONFIG", "--from", DAY, "--to", "2027-01-17").err
+
+
 def test_only_the_partitions_of_the_time_are_read(lake: Project) -> None:
     for part in (lake.directory / "copy/data").rglob("*"):
         if part.is_file() and "hour=10" in part.parts:
@@ -160,11 +197,17 @@ def test_only_the_partitions_of_the_time_are_read(lake: Project) -> None:
     ("words", "code"),
     [
         (("show", "CONFIG"), "E390"),
+        (("show", "CONFIG", "tx"), "E390 TXID comes before the config file"),
+        (("show", "CONFIG", "--key", "items", "1"), "E389 rows of this table cannot be told, --key items: a table is written schema.table"),
         (("show", "tx", "CONFIG", "--key", "shop.items", "1"), "E390"),
         (("show", "CONFIG", "--key", "shop.items", "1"), "E396"),
         (("show", "CONFIG", "--key", "bare.t", "1"), "E389"),
         (("show", "tx", "CONFIG", "--sink", "other"), "E391"),
         (("show", "tx", "CONFIG", "--lake", "nowhere"), "E393"),
+        (("show", "tx", "CONFIG", "--from", "1h", "--to", "24h"), "E090"),
+        (("transactions", "CONFIG", "--from", "2027-01-16T00:00:00Z", "--to", "2027-01-16T00:00:00Z"), "E090"),
+        (("verify", "CONFIG", "--from", "1h", "--to", "24h"), "E090"),
+        (("verify", "CONFIG", "--resume", "/nowhere/noted.json"), "E090"),
         (("ddl", "CONFIG"), "E390"),
         (("ddl", "CONFIG", "--duckdb", "--since", "soon"), "E390"),
         (("ddl", "CONFIG", "--athena", "--lake", "x"), "E390"),

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from dsqlcdc.contract import Digests
 from dsqlcdc.core.records import TRIM_HORIZON, Mark
 from dsqlcdc.core.telemetry import ShardStatus, Status
 from dsqlcdc.hosts.http import serve
@@ -109,6 +110,19 @@ def test_gaps_are_counted_and_the_next_command_is_said(project: Project) -> None
     told = project.run("status", "CONFIG", "--json").json
     assert told["gaps"] == {"found": 2, "unacknowledged": 1}
     assert told["sinks"]["lake"]["gaps"] == {"found": 2, "unacknowledged": 1}
+
+
+def test_an_overdue_digest_is_told_with_what_keeps_it_and_one_in_time_is_not(project: Project) -> None:
+    late = Digests(ago(9000), ago(5400), 180, "cannot sign a digest KMS key alias/audit: it is disabled")
+    with daemon(project, running(digests=late), running(sink="more", digests=Digests(ago(60), ago(-3540)))):
+        answer = project.run("status", "CONFIG")
+        told = project.run("status", "CONFIG", "--json").json
+    assert squeezed(answer.err).startswith(
+        "lake: a digest is 1 h 30 min overdue: cannot sign a digest KMS key alias/audit: it is disabled."
+    )
+    assert "doctor" in answer.err
+    assert "more" not in answer.err
+    assert told["sinks"]["lake"]["running"]["digests"]["failed"] == 180
 
 
 def test_a_sink_that_left_the_config_and_a_stream_made_anew_are_shown(project: Project) -> None:

@@ -73,7 +73,7 @@ class Bench:
             word=b"",
             lateness=60.0,
             patience=Patience(Backoff(0.1, 5.0), lambda: 0.5, deadline=deadline),
-            counts=Counts(),
+            counts=Counts(0.0),
             clock=lambda: 0.0,
         )
 

@@ -147,6 +147,7 @@ def test_the_alarms_people_need_are_there_and_each_names_its_page() -> None:
         ("dsqlcdc", "dsqlcdc_letters"): 0,
         ("dsqlcdc", "dsqlcdc_gaps"): 0,
         ("dsqlcdc", "dsqlcdc_stopped"): 0,
+        ("dsqlcdc", "dsqlcdc_digest_failed"): 0,
     }
     assert {metric: found[metric]["Threshold"] for metric in limits} == limits
     assert ("AWS/Kinesis", "GetRecords.IteratorAgeMilliseconds") in found

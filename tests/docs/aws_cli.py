@@ -5,6 +5,7 @@ Flags, shorthand (`A=b,C=d`), JSON and booleans become parameters as the CLI mak
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def main(words: list[str]) -> int:
     answer: Any = getattr(client, xform_name(operation))(**_parameters(client, operation, flags))
     if query:
         answer = jmespath.search(query, answer)
+    answer = base64.b64encode(answer).decode() if isinstance(answer, bytes) else answer
     print(answer if form == "text" else json.dumps(answer, default=str))
     return 0
 
@@ -68,6 +70,8 @@ def _parameters(client: Any, operation: str, flags: dict[str, str]) -> dict[str,
 def _value(text: str, kind: str) -> Any:
     if kind == "boolean":
         return True
+    if kind == "blob":
+        return Path(text.removeprefix("fileb://")).read_bytes()
     if kind in ("integer", "long"):
         return int(text)
     if kind == "structure":

@@ -268,5 +268,5 @@ def test_every_example_config_has_no_mistake(installed: Path, monkeypatch: pytes
         "ALERT_SECRET": f"whsec_{base64.b64encode(bytes(32)).decode()}",
     }
     paths = sorted(EXAMPLES.rglob("*.yaml"))
-    assert len(paths) == 7
+    assert len(paths) == 8
     assert {str(path): [str(f) for f in config_module.lint(path, values)] for path in paths} == {str(path): [] for path in paths}

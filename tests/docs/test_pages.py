@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from dsqlcdc.contract import Change, Context, Op, Sink, Table
 from dsqlcdc.testing.local import LocalAws
 
 from .reading import ROOT, Code, blocks
+from .walking import Clone, script_of
 
 DOCS = ROOT / "docs"
 OURS = [
@@ -48,23 +46,7 @@ RUN = [path for path in OURS if "dsqlcdc init " in "".join(block.text for block 
 @pytest.mark.parametrize("path", RUN, ids=name)
 def test_the_commands_of_a_page_run_one_after_another(path: Path, local_aws: LocalAws, tmp_path: Path) -> None:
     """Blocks of `bash`; those of `sh` are for a terminal, or for AWS."""
-    (tmp_path / "bin").mkdir()
-    program = f'#!/bin/sh\nexec {shlex.join([sys.executable, "-P", "-m", "dsqlcdc"])} "$@"\n'
-    (tmp_path / "bin" / "dsqlcdc").write_text(program, encoding="utf-8")
-    (tmp_path / "bin" / "dsqlcdc").chmod(0o755)
-    environment = {**os.environ, **local_aws.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "NO_COLOR": "1"}
-    script = "set -eu\n" + "\n".join(block.text for block in blocks(path, "bash"))
-    done = subprocess.run(
-        ["bash", "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=environment,
-        timeout=110,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    Clone(tmp_path, local_aws.environ).walk(script_of(block.text for block in blocks(path, "bash")))
     if path.name == "start.md":
         assert (tmp_path / "changes.jsonl").read_text(encoding="utf-8").count('"table":"orders"') > 5
 

@@ -26,7 +26,7 @@ STATE = {
 CLAIMS = {"sinks/dsqlcdc_webhook/claim.py": "s3"}
 MANAGER = tuple(f"dsqlcdc/streams/{name}.py" for name in ("clients", "observe", "target", "role", "cdc", "lag"))
 """Their calls are recorded in real runs: tests/streams/test_rights.py."""
-DOCTOR = ("dsqlcdc/doctor/reading.py", "dsqlcdc/doctor/place.py")
+DOCTOR = ("dsqlcdc/doctor/reading.py", "dsqlcdc/doctor/place.py", "sinks/dsqlcdc_s3/lock.py")
 """What it calls beside what the stream manager and the consumer call."""
 INIT = ("dsqlcdc/hosts/inventory.py",)
 """What `init --ask-aws` lists."""
@@ -34,7 +34,7 @@ LAKE = ("dsqlcdc/hosts/lake_store.py",)
 DIGESTS = {"sinks/dsqlcdc_s3/signing.py": "kms", "dsqlcdc/aws.py": "sts"}
 AUDIT = ("sinks/dsqlcdc_s3/audit/lake.py",)
 """What `audit verify` calls; and as every reader of the lake, GetObject and ListBucket."""
-COMPACT = ("sinks/dsqlcdc_s3/compact.py",)
+COMPACT = ("sinks/dsqlcdc_s3/compact.py", "sinks/dsqlcdc_s3/lock.py")
 """What `audit compact` calls beside what the consumer calls."""
 LAMBDA = {
     "dsqlcdc/hosts/lambda_config.py": ("s3", "ssm"),
@@ -153,7 +153,9 @@ def test_the_writer_of_signed_digests_may_sign_and_take_its_role() -> None:
     assert actions(policy("consumer-digests.json")) == called
     assert actions(policy("digests-role.json")) == {"s3:PutObject", "s3:GetObject", "s3:ListBucket"}
     asked = json.loads(sink_policy(Options(bucket=VALUES["BUCKET"], object_lock=ObjectLock(mode="COMPLIANCE", days=1))))
-    assert actions(policy("consumer-lock.json")) == {"s3:PutObjectRetention"} < set(asked[0]["Action"])
+    assert (
+        actions(policy("consumer-lock.json")) == actions(policy("digests-lock.json")) == {"s3:PutObjectRetention"} < set(asked[0]["Action"])
+    )
 
 
 def test_an_auditor_may_read_every_version_and_change_nothing() -> None:

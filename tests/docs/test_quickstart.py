@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +13,10 @@ import pytest
 
 from dsqlcdc.testing.local import LocalAws
 
-from .reading import README, ROOT, aws_commands, blocks
+from .reading import README, aws_commands, blocks
+from .walking import Clone
 
 HEADING = "From nothing to AWS"
-
-PROLOGUE = """\
-set -euo pipefail
-aws() {{ "{python}" -P "{aws}" "$@"; }}
-make() {{ :; }}
-if [ -e names ]; then . ./names; fi
-"""
-"""The CLI is ours; what `make install` makes is there; one script goes on where the one before ended."""
-EPILOGUE = "{ export -p; declare -f fill; } > names\n"
 
 
 def scripts() -> tuple[str, str, str]:
@@ -43,32 +32,8 @@ def scripts() -> tuple[str, str, str]:
     return before, after, verb + down
 
 
-class Clone:
-    """A clone as the README finds it, with its environment already made, and a shell in it."""
-
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
-        for name in ("deploy", "examples"):
-            (directory / name).symlink_to(ROOT / name)
-        (directory / ".venv").mkdir()
-        (directory / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-        aws = directory / "aws_cli.py"
-        aws.write_bytes((Path(__file__).parent / "aws_cli.py").read_bytes())
-        self.directory, self._prologue = directory, PROLOGUE.format(python=sys.executable, aws=aws)
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | environment
-
-    def run(self, script: str) -> str:
-        """What the script says; it must end with 0, and so must each command in it."""
-        path = self.directory / "script.sh"
-        path.write_text(self._prologue + script + EPILOGUE, encoding="utf-8")
-        done = subprocess.run(
-            ["bash", path.name], cwd=self.directory, env=self._environment, capture_output=True, text=True, timeout=110, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_quick_start_ends_with_the_rows_in_the_lake(local_aws: LocalAws, tmp_path: Path) -> None:
     local_aws.rules(role_refusals=0)  # a refused new role is the README's "run the command again"
     clone = Clone(tmp_path, local_aws.environ)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from dsqlcdc.contract import Digests
 from dsqlcdc.core.lag import BOUNDS, LEGS, Spread
 from dsqlcdc.core.ports import Gap
 from dsqlcdc.core.telemetry import Kept, ShardStatus, Status
@@ -47,6 +48,7 @@ def status(sink: str = "lake", **changes: Any) -> Status:
         retention_left=600_000.0,
         lag={leg: Spread((*(n for n, _ in enumerate(BOUNDS)), 5), 250.5, 0.4, 2.0) for leg in LEGS},
         circuit="closed",
+        digests=Digests(NOW - 600.0, NOW + 3000.0),
     )
     return msgspec.structs.replace(plain, **changes)
 

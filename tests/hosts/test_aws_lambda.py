@@ -123,11 +123,38 @@ def test_metrics_are_lines_in_the_embedded_format(world: LambdaWorld) -> None:
     (line,) = map(json.loads, told)
     (directive,) = line["_aws"]["CloudWatchMetrics"]
     assert (directive["Namespace"], directive["Dimensions"]) == ("Orders", [["pipeline", "sink"]])
-    assert {metric["Name"] for metric in directive["Metrics"]} == set(emf.MEANINGS)
+    assert {metric["Name"] for metric in directive["Metrics"]} == set(emf.MEANINGS) - {"dsqlcdc_digests", "dsqlcdc_digest_failed"}
     assert (line["dsqlcdc_read"], line["dsqlcdc_delivered"], line["dsqlcdc_dead"], line["dsqlcdc_open"]) == (2, 1, 1, 0)
     assert line["dsqlcdc_read"] == sum(
         line[f"dsqlcdc_{o}"] for o in ("delivered", "stale", "duplicate", "unrouted", "parked", "dead", "open")
     )
+
+
+def test_a_digest_that_cannot_be_written_is_counted_keeps_none_from_the_others_and_fails_the_sweep(world: LambdaWorld) -> None:
+    told: list[str] = []
+    sinks = {"lake": {"type": "s3", "bucket": BUCKET, "prefix": "cdc/"}, "more": {"type": "s3", "bucket": BUCKET, "prefix": "more/"}}
+    world.configure(sinks={**sinks, "bare": {**sinks["more"], "prefix": "bare/", "digest": None}})
+
+    def swept() -> list[tuple[str, int, int]]:
+        told.clear()
+        function = Function({**world.environ, "DSQLCDC_METRICS": "Orders"}, tell=told.append)
+        try:
+            function.sweep(Context())
+        finally:
+            function.close()
+            told[:] = [line for line in told if "dsqlcdc_digests" in line]
+        return found()
+
+    def found() -> list[tuple[str, int, int]]:
+        return [(one["sink"], one["dsqlcdc_digests"], one["dsqlcdc_digest_failed"]) for one in map(json.loads, told)]
+
+    world.aws.fault("error", service="s3", operation="PutObject", contains="cdc/digests", code="AccessDenied", status=403, times=1000)
+    with pytest.raises(Misconfigured, match="cdc/digests"):
+        swept()
+    assert found() == [("lake", 0, 1), ("more", 1, 0)]
+    world.aws.control("faults/clear")
+    assert swept() == [("lake", 1, 0), ("more", 0, 0)]
+    assert [len(list(world.objects(f"{prefix}/digests/"))) for prefix in ("cdc", "more", "bare")] == [1, 1, 0]
 
 
 def test_the_log_is_json_with_what_came_of_the_batch_or_text_by_option(world: LambdaWorld, capfd: pytest.CaptureFixture[str]) -> None:

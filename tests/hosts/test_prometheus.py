@@ -89,6 +89,12 @@ def test_ages_are_taken_at_the_scrape_never_negative_and_absent_where_unknown() 
     assert not [name for name, _ in series([status(committed_at=0.0)]) if name == "dsqlcdc_commit_age_seconds"]
 
 
+def test_a_pipeline_that_never_committed_has_the_age_of_its_run() -> None:
+    for committed, expected in ((0.0, 900.0), (NOW - 3.0, 3.0)):
+        found = series([status(committed_at=committed, began_at=NOW - 900.0)])
+        assert [value for (name, _), value in found.items() if name == "dsqlcdc_commit_age_seconds"] == [expected]
+
+
 def test_shards_that_ended_and_owe_nothing_leave_no_series_behind() -> None:
     ended = [shard(f"shardId-{n}", ended=True, open=int(n == 3)) for n in range(1000)]
     found = {dict(labels)["shard"] for name, labels in series([status(shards=(*ended, shard()))]) if name == "dsqlcdc_shard_open"}

@@ -14,7 +14,7 @@ from tests.house.reading import sources
 PUBLIC = {
     "dsqlcdc": {"Change", "Misconfigured", "Op", "Setback", "Sink", "Table", "Unavailable", "Verdict", "__version__"},
     "dsqlcdc.contract": {
-        "Batching", "Change", "Context", "Known", "Misconfigured", "Op", "Outcome", "Progress", "Resume", "Setback", "Sink", "Table",
+        "Batching", "Change", "Context", "Digests", "Known", "Misconfigured", "Op", "Outcome", "Progress", "Resume", "Setback", "Sink", "Table",
         "Unavailable", "Verdict",
     },
     "dsqlcdc.errors": {"ConfigError", "Fault", "Held", "Lost", "Misconfigured", "Poisoned", "Stopped", "Unavailable"},

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsqlcdc.core.ports import Checkpoint, Gap
-from dsqlcdc.core.records import END, TRIM_HORIZON, Mark, Position
+from dsqlcdc.core.records import END, TRIM_HORIZON, Mark, Position, Record
 from dsqlcdc.errors import Lost
 from dsqlcdc.sources import trimmed
 from dsqlcdc.testing.virtual import run
@@ -246,6 +246,43 @@ def test_no_gap_means_that_nothing_unread_can_have_been_trimmed(position: float,
     if not trimmed.missed(mark.position, mark.arrived, now=now, retention=retention):
         assert mark.arrived >= now - retention
         assert position <= now - retention + trimmed.SLACK
+
+
+def bounds(position: float, arrived: float, now: float, retention: float, first: float | None) -> tuple[float, float]:
+    record = None if first is None else Record("9", b"{}", first)
+    gap = trimmed.gap(
+        pipeline="p",
+        sink="s",
+        stream="t",
+        shard=SHARD,
+        position=Position("after", "1", position),
+        arrived=arrived,
+        now=now,
+        first=record,
+        horizon=now - retention,
+    )
+    return gap.from_time, gap.to_time
+
+
+@given(position=times, arrived=times, later=times, retention=st.sampled_from([3600.0, DAY, 7 * DAY]), first=st.none() | times)
+def test_a_gap_never_ends_before_it_begins_and_covers_all_that_may_be_gone(
+    position: float, arrived: float, later: float, retention: float, first: float | None
+) -> None:
+    """Whether it went by its age or not, and whatever two clocks differ by: up to what was found, or else as far as records are known to go."""
+    now = max(position, arrived) + later
+    begins, ends = bounds(position, arrived, now, retention, first)
+    assert begins == (arrived or position)
+    assert begins <= ends
+    if first is None:
+        aged = begins < now - retention
+        assert ends == (now - retention if aged else now)
+    else:
+        assert ends >= first
+
+
+def test_control_a_gap_that_ended_at_the_trim_horizon_would_end_before_it_begins() -> None:
+    begins, ends = bounds(EPOCH - 10, EPOCH - 5, EPOCH, DAY, None)
+    assert EPOCH - DAY < begins < ends == EPOCH
 
 
 def test_control_going_by_the_records_age_alone_would_miss_a_gap() -> None:

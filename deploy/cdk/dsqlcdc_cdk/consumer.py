@@ -152,12 +152,15 @@ class LambdaConsumer(Construct):
             scope = Construct(self, f"Sink-{sink}")
             stopped = self.metric("dsqlcdc_stopped", pipeline=pipeline, sink=sink, statistic="Maximum", period=Duration.minutes(1))
             letters, gaps = (self.metric(name, pipeline=pipeline, sink=sink) for name in ("dsqlcdc_letters", "dsqlcdc_gaps"))
+            digests = self.metric("dsqlcdc_digest_failed", pipeline=pipeline, sink=sink, statistic="Minimum", period=Duration.minutes(10))
             refused = "A sink refused changes, which are dead letters now"
+            unproved = "For half an hour the sweeper could not write a digest of the lake that was due"
             torn = "An oversized row was given up, its pieces did not come"
             made += [
                 alarm(scope, "DeadLetters", topic, letters, refused, "dead-letters", resolves=False),
                 alarm(scope, "Stopped", topic, stopped, "A sink cannot go on", "sink-stopped", periods=3),
                 alarm(scope, "Gaps", topic, gaps, torn, "gap", resolves=False),
+                alarm(scope, "Digests", topic, digests, unproved, "digest-missing", periods=3),
             ]
         return made
 

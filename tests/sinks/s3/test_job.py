@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from dsqlcdc_s3.batch_sink import BatchSink
 from dsqlcdc_s3.encode import void
 from dsqlcdc_s3.job import seal_apart
@@ -14,6 +16,7 @@ from dsqlcdc_s3.options import Options
 from .auditing import FakeLake, audit, troubles
 from .lake import NOON, Bucket, change, context
 
+HOUR = 3600
 OPTIONS = Options.model_validate({"bucket": "lake", "prefix": "cdc/", "gzip": 1})
 
 
@@ -78,13 +81,57 @@ async def test_a_batch_that_was_killed_is_decided_when_it_is_sealed() -> None:
     assert (await audit(bucket, deep=False)).verdict == "whole"
 
 
+async def unsealed(bucket: Bucket) -> bool:
+    return any(one.code == "unsealed" for one in (await audit(bucket, deep=False)).findings)
+
+
 async def test_a_batch_that_comes_late_is_named_when_all_are_looked_at() -> None:
     bucket = Bucket()
     await written(bucket, 10, at=NOON)
     for hour in (1, 2, 3):
-        await sealed(bucket, NOON + 3600 * hour)
+        await sealed(bucket, NOON + HOUR * hour)
     await written(bucket, 4, at=NOON + 3700)
-    await sealed(bucket, NOON + 3600 * 5)
-    assert any(one.code == "unsealed" for one in (await audit(bucket, deep=False)).findings)
-    await sealed(bucket, NOON + 3600 * 6, every=True)
+    await sealed(bucket, NOON + HOUR * 5)
+    assert await unsealed(bucket)
+    await sealed(bucket, NOON + HOUR * 6, every=True)
     assert not (await audit(bucket, deep=False)).findings
+
+
+@pytest.mark.parametrize("late", [1, 2, 26, 24 * 7])
+async def test_a_batch_that_comes_late_is_named_by_the_first_digest_of_the_next_day(late: int) -> None:
+    """However late Lambda may be: it gives a record up after a week."""
+    bucket = Bucket()
+    numbers = iter(range(10, 10_000, 2))
+    for hour in range(1, late + 30):
+        await written(bucket, next(numbers), at=NOON + HOUR * (hour - 0.9))
+        if hour == late + 1:
+            await written(bucket, 9, at=NOON + HOUR * (hour - 0.8))
+        await sealed(bucket, NOON + HOUR * hour)
+        if hour == late + 1:
+            assert await unsealed(bucket) == (late > 1), "one that is not two seals behind is named at once"
+    assert not (await audit(bucket, deep=False)).findings
+    assert sum(named(bucket)) == late + 30
+
+
+async def test_control_what_is_later_than_lambda_can_be_is_named_when_asked_for() -> None:
+    bucket = Bucket()
+    for day in range(12):
+        await written(bucket, 10 + day, at=NOON + 24 * HOUR * day)
+        await sealed(bucket, NOON + 24 * HOUR * day + HOUR)
+    await written(bucket, 5, at=NOON + 24 * HOUR * 12)
+    await sealed(bucket, NOON + 24 * HOUR * 12 + HOUR)
+    assert await unsealed(bucket)
+    await sealed(bucket, NOON + 24 * HOUR * 12 + 2 * HOUR, every=True)
+    assert not await unsealed(bucket)
+
+
+async def test_a_look_costs_what_is_new_and_once_a_day_nine_days() -> None:
+    bucket, costs = Bucket(), list[int]()
+    for hour in range(1, 24 * 20):
+        await written(bucket, 10 + hour, at=NOON + HOUR * (hour - 0.9))
+        lake = FakeLake(bucket)
+        await seal_apart(lake, OPTIONS, context(), lambda hour=hour: NOON + HOUR * hour)  # type: ignore[misc]
+        costs.append(len(lake.gets))
+    days = [max(costs[day : day + 24]) for day in range(24, 24 * 19, 24)]
+    assert sorted(costs)[len(costs) // 2] <= 8
+    assert max(days[10:]) <= 24 * 9 + 10, "it does not grow with the lake"
