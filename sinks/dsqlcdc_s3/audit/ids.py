@@ -66,7 +66,7 @@ class Repeat(msgspec.Struct, frozen=True):
 
 
 class Ids:
-    """All ids that were met. `file` and `state` go on from an earlier run; see Spill.restore, which may raise Damaged."""
+    """All ids that were met. `file` and `state` go on from an earlier run; see Spill.restore, which may raise Torn."""
 
     def __init__(self, file: IO[bytes] | None = None, state: bytes = b"", first: int = 1, *, group: int = GROUP) -> None:
         self._spill = Spill(_RECORD.size, file=file, group=group)

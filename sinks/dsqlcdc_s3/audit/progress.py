@@ -22,7 +22,7 @@ import msgspec
 
 from dsqlcdc.contract import Misconfigured
 from dsqlcdc_s3.audit.ids import Ids, Span
-from dsqlcdc_s3.audit.spill import Damaged
+from dsqlcdc_s3.audit.spill import Torn
 from dsqlcdc_s3.room import no_room, unnamed
 
 EVERY = 2.0
@@ -66,7 +66,7 @@ class Progress:
                 self._clear()
             try:
                 self._open()
-            except (Damaged, sqlite3.DatabaseError):
+            except (Torn, sqlite3.DatabaseError):
                 self._let_go()
                 self._clear()
                 self._open()
@@ -87,7 +87,7 @@ class Progress:
         base.executescript(_SCHEMA)
         found = self._said("about")
         if found is not None and bytes(found) != self._about:
-            raise Damaged("it is of another lake, or of another version of dsqlcdc")
+            raise Torn("it is of another lake, or of another version of dsqlcdc")
         self._restore(bytes(self._said("ids") or b""))
         self.before: int = self._one("select count(*) from judged")
         self._run: int = 1 + int(self._said("run") or 0)

@@ -24,7 +24,7 @@ _HEAD = struct.Struct(">QII")
 """Of a block: where the one before it begins, and one more (0: there is none); its bytes; their CRC-32."""
 
 
-class Damaged(Exception):
+class Torn(Exception):
     """What is on disk is not what was written."""
 
 
@@ -32,7 +32,7 @@ class Spill:
     """A file of records, each of `width` bytes that begin with its hash; with `width` 0, lines that begin with a hash in hex.
 
     Without `file` it has no name, and the system takes it away with the process. Methods raise Misconfigured where the disk is full or cannot
-    be read, `groups` Damaged too. Not for two threads at once.
+    be read, `groups` Torn too. Not for two threads at once.
     """
 
     def __init__(self, width: int = 0, *, file: IO[bytes] | None = None, group: int = GROUP, depth: int = 0) -> None:
@@ -93,10 +93,10 @@ class Spill:
         return struct.pack(f">Q{2 * _PLACES}Q", self._end, *self._last, *self._sizes)
 
     def restore(self, state: bytes) -> None:
-        """Go on from there; what was written after it is cut off. Raises Damaged where the file is shorter."""
+        """Go on from there; what was written after it is cut off. Raises Torn where the file is shorter."""
         end, *rest = struct.unpack(f">Q{2 * _PLACES}Q", state)
         if self._file.seek(0, 2) < end:
-            raise Damaged("it is shorter than it was")
+            raise Torn("it is shorter than it was")
         self._file.truncate(end)
         self._end, self._last, self._sizes = end, array("Q", rest[:_PLACES]), array("Q", rest[_PLACES:])
 
@@ -124,10 +124,10 @@ class Spill:
                 before, length, told = _HEAD.unpack(self._file.read(_HEAD.size))
                 body = self._file.read(length)
                 if zlib.crc32(body) != told:
-                    raise Damaged(f"its block at {at - 1} was changed")
+                    raise Torn(f"its block at {at - 1} was changed")
                 block = body if self._width else zlib.decompress(body)
             except (struct.error, zlib.error) as error:
-                raise Damaged(f"its block at {at - 1} cannot be read ({error})") from error
+                raise Torn(f"its block at {at - 1} cannot be read ({error})") from error
             except OSError as error:
                 raise no_room(error) from error
             yield block
