@@ -65,7 +65,7 @@ class Verdict(StrEnum):
     DEAD = "dead"
 
 
-class Table(msgspec.Struct, frozen=True):
+class Table(msgspec.Struct, frozen=True, cache_hash=True):
     """A table as the stream names it. `key` are the primary-key columns, None where none is configured."""
 
     cluster: str

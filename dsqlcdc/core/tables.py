@@ -57,6 +57,7 @@ class Tables:
         self._plain: dict[tuple[str, str, str], _Plain] = {}
         self._placed: dict[bytes, _Plain] = {}
         self._last: _Plain | None = None
+        self._models = False
 
     def read_all(self, shard: str, records: Sequence[Record]) -> list[Change | Part | Bad]:
         """What `read` says of each record, which a record remembers."""
@@ -77,7 +78,7 @@ class Tables:
     def _columns(self, shard: str, records: Sequence[Record]) -> list[Change | Part | Bad]:
         """What `read` says of each record, column by column: this is the dearest road of the house, and so most of it runs in C.
 
-        Whole rows of keyed tables without a model go this way, all others by `read`. Which table a record is of is guessed, and its decoder
+        Whole rows of keyed tables go this way, all others by `read`. Which table a record is of is guessed, and its decoder
         holds it to the guess. Raises one of _UNCOMMON where each record must be read alone.
         """
         texts = [record.data for record in records]
@@ -131,7 +132,8 @@ class Tables:
             digest.update(key)
             digest.update(version)
             ids.append(digest.digest())
-        return list(
+        typed, wrong = self._typed(tables, texts, images) if self._models else (repeat(None), [])
+        found: list[Change | Part | Bad] = list(
             map(
                 Change,
                 ids,
@@ -146,8 +148,25 @@ class Tables:
                 repeat(shard),
                 [record.sequence_number for record in records],
                 [record.arrived for record in records],
+                typed,
             )
         )
+        for n in wrong:
+            found[n] = self.read(shard, records[n])
+        return found
+
+    @staticmethod
+    def _typed(tables: Sequence[_Plain], texts: Sequence[bytes], images: list[msgspec.Raw | None]) -> tuple[list[Any], list[int]]:
+        """The instances of the tables' row models, and which rows they refuse. What becomes of the others' images is put in their place."""
+        instances: list[Any] = [None] * len(texts)
+        wrong: list[int] = []
+        for n, table in enumerate(tables):
+            if table.model is not None and images[n] is not None:
+                try:
+                    instances[n], images[n] = table.model(_parse(texts[n]).after)
+                except wire.Unreadable:
+                    wrong.append(n)
+        return instances, wrong
 
     def read(self, shard: str, record: Record) -> Change | Part | Bad:
         """What the record is: a change of a row, a part of an oversized row, or bad. Never raises for what a record may hold."""
@@ -240,8 +259,10 @@ class Tables:
             )
         known = _Known(source, rule)
         self._known[source.schema, source.table, source.cluster] = known
-        if known.parse is not None and known.model is None:
-            self._plain[source.schema, source.table, source.cluster] = _Plain(known.parse, known.hasher.copy, known.table)
+        if known.parse is not None:
+            model = None if known.model is None else known.typed
+            self._models = self._models or model is not None
+            self._plain[source.schema, source.table, source.cluster] = _Plain(known.parse, known.hasher.copy, known.table, model)
         return known
 
 
@@ -252,11 +273,12 @@ def _place(data: bytes) -> bytes:
 
 
 class _Plain(msgspec.Struct, frozen=True, eq=False):
-    """A keyed table without a model: its records' decoder, the beginning of its ids (a copy at each call), the table."""
+    """A keyed table: its records' decoder, the beginning of its ids (a copy at each call), the table, its row model's `typed`."""
 
     parse: Callable[[bytes], wire.Keyed]
     hasher: Callable[[], Any]
     table: Table
+    model: Callable[[msgspec.Raw], tuple[Any, msgspec.Raw]] | None
 
 
 class _Known:
