@@ -121,12 +121,12 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     @property
     def row(self) -> dict[str, Any] | None:
         """The row after the change, decoded at each call; None for a delete. Always the whole row: replace, never merge (spec §5)."""
-        return None if self.image is None else decode_image(self.image)
+        return None if (image := self.image) is None else decode_image(image)
 
     @property
     def before(self) -> dict[str, Any] | None:
         """What was sent of the row before: for a delete its primary-key columns."""
-        return None if self.old_image is None else decode_image(self.old_image)
+        return None if (image := self.old_image) is None else decode_image(image)
 
     @property
     def size(self) -> int:

@@ -54,9 +54,9 @@ class Tables:
     def __init__(self, rules: Mapping[str, Rule]) -> None:
         self._rules = dict(rules)
         self._known: dict[tuple[str, str, str], _Known] = {}
-        self._plain: dict[tuple[str, str, str], _Plain] = {}
-        self._placed: dict[bytes, _Plain] = {}
-        self._last: _Plain | None = None
+        self._keyed: dict[tuple[str, str, str], _Keyed] = {}
+        self._placed: dict[bytes, _Keyed] = {}
+        self._last: _Keyed | None = None
         self._models = False
 
     def read_all(self, shard: str, records: Sequence[Record]) -> list[Change | Part | Bad]:
@@ -104,13 +104,13 @@ class Tables:
         """What `read` says, and where in records like this one the table's name stands."""
         item = self.read(shard, record)
         if isinstance(item, Change) and (place := _place(record.data)):
-            plain = self._plain.get((item.table.schema, item.table.name, item.table.cluster))
-            if plain is not None and len(self._placed) < _PLACES:
-                self._placed[place] = plain
+            keyed = self._keyed.get((item.table.schema, item.table.name, item.table.cluster))
+            if keyed is not None and len(self._placed) < _PLACES:
+                self._placed[place] = keyed
         return item
 
     def _changes(
-        self, shard: str, records: Sequence[Record], texts: Sequence[bytes], tables: Sequence[_Plain], envelopes: Sequence[wire.Keyed]
+        self, shard: str, records: Sequence[Record], texts: Sequence[bytes], tables: Sequence[_Keyed], envelopes: Sequence[wire.Whole]
     ) -> list[Change | Part | Bad]:
         wire.check_all_utf8(texts)
         ops = [envelope.op for envelope in envelopes]
@@ -156,7 +156,7 @@ class Tables:
         return found
 
     @staticmethod
-    def _typed(tables: Sequence[_Plain], texts: Sequence[bytes], images: list[msgspec.Raw | None]) -> tuple[list[Any], list[int]]:
+    def _typed(tables: Sequence[_Keyed], texts: Sequence[bytes], images: list[msgspec.Raw | None]) -> tuple[list[Any], list[int]]:
         """The instances of the tables' row models, and which rows they refuse. What becomes of the others' images is put in their place."""
         instances: list[Any] = [None] * len(texts)
         wrong: list[int] = []
@@ -170,7 +170,7 @@ class Tables:
 
     def read(self, shard: str, record: Record) -> Change | Part | Bad:
         """What the record is: a change of a row, a part of an oversized row, or bad. Never raises for what a record may hold."""
-        # Flat on purpose: this and `_change` are run for every record.
+        # Flat on purpose: where no columns can be read, this and `_change` are run for every record.
         envelope: wire.Envelope | None = None
         data = record.data
         try:
@@ -262,7 +262,7 @@ class Tables:
         if known.parse is not None:
             model = None if known.model is None else known.typed
             self._models = self._models or model is not None
-            self._plain[source.schema, source.table, source.cluster] = _Plain(known.parse, known.hasher.copy, known.table, model)
+            self._keyed[source.schema, source.table, source.cluster] = _Keyed(known.parse, known.hasher.copy, known.table, model)
         return known
 
 
@@ -272,10 +272,10 @@ def _place(data: bytes) -> bytes:
     return data[start : data.find(b"}", start)]
 
 
-class _Plain(msgspec.Struct, frozen=True, eq=False):
+class _Keyed(msgspec.Struct, frozen=True, eq=False):
     """A keyed table: its records' decoder, the beginning of its ids (a copy at each call), the table, its row model's `typed`."""
 
-    parse: Callable[[bytes], wire.Keyed]
+    parse: Callable[[bytes], wire.Whole]
     hasher: Callable[[], Any]
     table: Table
     model: Callable[[msgspec.Raw], tuple[Any, msgspec.Raw]] | None
@@ -291,9 +291,9 @@ class _Known:
         self.hasher = hashlib.blake2b(head, digest_size=16)
         self._warned = False
         self.decode_key: Callable[[msgspec.Raw], Any] | None = None
-        self.parse: Callable[[bytes], wire.Keyed] | None = None
+        self.parse: Callable[[bytes], wire.Whole] | None = None
         if rule.key:
-            self.decode_key, self.parse = wire.keyed(source, rule.key)
+            self.decode_key, self.parse = wire.decoders(source, rule.key)
 
     def key_of(self, image: msgspec.Raw) -> bytes | None:
         """The key's canonical JSON object (and so proof that the image is an object); None where there is none to be had."""

@@ -63,7 +63,7 @@ class Envelope(msgspec.Struct, gc=False):
         return OPS.get(self.op, Op.UPSERT)
 
 
-class Keyed(Protocol):
+class Whole(Protocol):
     """What nearly every record is: a whole row of a table whose key is known. Of its images only the key has been read."""
 
     source: Origin
@@ -72,8 +72,8 @@ class Keyed(Protocol):
     after: msgspec.Struct | None
 
 
-def keyed(origin: Origin, key: Sequence[str]) -> tuple[Callable[[msgspec.Raw], Any], Callable[[bytes], Any]]:
-    """Two decoders for the table that `origin` names: an image into its key, and a record, whose images each hold that key, into a Keyed.
+def decoders(origin: Origin, key: Sequence[str]) -> tuple[Callable[[msgspec.Raw], Any], Callable[[bytes], Any]]:
+    """Two decoders for the table that `origin` names: an image into its key, and a record, whose images each hold that key, into a Whole.
 
     A key's JSON is canonical. Both raise one of ERRORS for anything else, the second also for records of other tables, of another type or
     with an op we do not know.
