@@ -66,7 +66,7 @@ class Verdict(StrEnum):
     DEAD = "dead"
 
 
-class Table(msgspec.Struct, frozen=True):
+class Table(msgspec.Struct, frozen=True, cache_hash=True):
     """A table as the stream names it. `key` are the primary-key columns, None where none is configured."""
 
     cluster: str
@@ -89,7 +89,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     `version` is source.ts_ns: nanoseconds since the epoch, the commit time and the order of changes.
     `key_image` is the JSON text of an object: the primary-key columns in the configured order and their values as sent; None where no key is
     known. `image` and `old_image` are the JSON text of the row after and before, in the form sinks write; None where there is none. They share
-    memory with `raw`, the record exactly as received, until somebody decodes them.
+    memory with `raw`, the record exactly as received, until somebody decodes them, and are mostly looked for in it each time they are asked
+    for: whoever needs one twice keeps it.
     `assembled` holds, for an oversized row, the reassembled image texts exactly as received, by "before" and "after".
     `arrived` is Kinesis's ApproximateArrivalTimestamp, seconds since the epoch. An oversized row has the position and arrival of the record
     that completed it, which answers for it; `raw` is its main record. `typed` is the row model's instance, if the table has one.
@@ -121,18 +122,46 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     @property
     def row(self) -> dict[str, Any] | None:
         """The row after the change, decoded at each call; None for a delete. Always the whole row: replace, never merge (spec §5)."""
-        return None if self.image is None else decode_image(self.image)
+        return None if (image := self.image) is None else decode_image(image)
 
     @property
     def before(self) -> dict[str, Any] | None:
         """What was sent of the row before: for a delete its primary-key columns."""
-        return None if self.old_image is None else decode_image(self.old_image)
+        return None if (image := self.old_image) is None else decode_image(image)
 
     @property
     def size(self) -> int:
         """Bytes this change holds in memory, about: what batches and buffers count."""
         extra = sum(map(len, self.assembled.values())) if self.assembled else 0
         return len(self.raw) + extra + 500
+
+
+UNREAD = msgspec.Raw(b"")
+"""In place of an image that nobody has looked for yet: the one of a change's `raw`."""
+
+
+class _Images(msgspec.Struct, gc=False):
+    before: msgspec.Raw = UNREAD
+    after: msgspec.Raw = UNREAD
+
+
+_images = msgspec.json.Decoder(_Images).decode
+
+
+def _on_demand(field: str, found: Callable[[_Images], msgspec.Raw]) -> property:
+    """The field as it stands, or where UNREAD stands what `found` finds."""
+    slot: Any = vars(Change)[field]
+
+    def image(change: Change) -> msgspec.Raw | None:
+        kept: msgspec.Raw | None = slot.__get__(change)
+        return found(_images(change.raw)) if kept is UNREAD else kept
+
+    return property(image)
+
+
+# Finding an image costs a sixth of reading a record, and many a change goes by without anybody asking: duplicates, other tables, deletes.
+type.__setattr__(Change, "image", _on_demand("image", lambda images: images.after))
+type.__setattr__(Change, "old_image", _on_demand("old_image", lambda images: images.before))
 
 
 def decode_image(image: msgspec.Raw) -> dict[str, Any]:

@@ -46,12 +46,13 @@ class Masks:
             how = self._known[table] = self._meet(table)
         if not how:
             return change
-        if change.image is not None and table not in self._seen:
-            self._first(table, change.image, how)
+        image, old = change.image, change.old_image
+        if image is not None and table not in self._seen:
+            self._first(table, image, how)
         return msgspec.structs.replace(
             change,
-            image=None if change.image is None else self._image(change.image, how),
-            old_image=None if change.old_image is None else self._image(change.old_image, how),
+            image=None if image is None else self._image(image, how),
+            old_image=None if old is None else self._image(old, how),
             raw=b"",
             typed=None,
             assembled=None,

@@ -221,9 +221,16 @@ class Latest:
         stale: list[int] = []
         young = self._memory.young(changes[-1].arrived)
         older = [g.entries for g in self._memory.generations if g.entries is not young]
+        names, ids = list(map(key_hash, changes)), [change.id for change in changes]
         opened, rows, known = self._open, self._rows, self._in
-        for change, debt in zip(changes, debts, strict=True):
-            row, id, mine = key_hash(change), change.id, change.version
+        if len(set(names)) == len(names) and known.isdisjoint(ids) and all(e.keys().isdisjoint(names) for e in (young, *older)):
+            # none of these rows has been met: by far cheaper than one at a time
+            young.update(zip(names, [change.version for change in changes], strict=True))
+            opened.update(zip(ids, debts, strict=True))
+            rows.update(zip(ids, names, strict=True))
+            return changes, debts
+        for change, debt, row, id in zip(changes, debts, names, ids, strict=True):
+            mine = change.version
             version = self._version(row)
             if known and id in known:
                 self._learn(row, mine, change.arrived)

@@ -8,12 +8,11 @@ import logging
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import compress, repeat
-from operator import attrgetter
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
-from dsqlcdc.contract import Change, Op, Table
+from dsqlcdc.contract import UNREAD, Change, Op, Table
 from dsqlcdc.core import wire
 from dsqlcdc.core.ports import Part
 from dsqlcdc.core.records import Record
@@ -23,12 +22,13 @@ log = logging.getLogger("dsqlcdc.tables")
 Model = Callable[[msgspec.Raw], tuple[Any, bytes]]
 """Decodes and validates an image: the row model's instance and its documented JSON form. Raises ValueError."""
 
-_Scalar = int | str | float | bool
 _encode = msgspec.json.Encoder().encode
 _parse, _null, _ops, _pack = wire.parse, wire.NULL, wire.OPS.get, struct.Struct(">q").pack
-_names = attrgetter("schema", "table", "cluster")
+_lines, _raws = msgspec.json.Encoder().encode_lines, msgspec.json.Decoder(msgspec.Raw).decode_lines
 _STRETCH = 250
 """Records read together, column by column: what is made of them stays in the processor's cache."""
+_PLACES = 10_000
+"""As many ways to name a table are learnt; what is named in yet another one is read alone."""
 _UNCOMMON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError)
 _Raw, _DELETE, _UPSERT = msgspec.Raw, Op.DELETE, Op.UPSERT  # an enum's members are slow to look up
 
@@ -54,7 +54,10 @@ class Tables:
     def __init__(self, rules: Mapping[str, Rule]) -> None:
         self._rules = dict(rules)
         self._known: dict[tuple[str, str, str], _Known] = {}
-        self._plain: dict[tuple[str, str, str], _Plain] = {}
+        self._keyed: dict[tuple[str, str, str], _Keyed] = {}
+        self._placed: dict[bytes, _Keyed] = {}
+        self._last: _Keyed | None = None
+        self._models = False
 
     def read_all(self, shard: str, records: Sequence[Record]) -> list[Change | Part | Bad]:
         """What `read` says of each record, which a record remembers."""
@@ -75,54 +78,68 @@ class Tables:
     def _columns(self, shard: str, records: Sequence[Record]) -> list[Change | Part | Bad]:
         """What `read` says of each record, column by column: this is the dearest road of the house, and so most of it runs in C.
 
-        Whole rows of keyed tables without a model go this way, all others by `read`. Raises one of _UNCOMMON where each record must.
+        Whole rows of keyed tables go this way, all others by `read`. Which table a record is of is guessed, and its decoder
+        holds it to the guess. Raises one of _UNCOMMON where each record must be read alone.
         """
         texts = [record.data for record in records]
-        envelopes = list(map(wire.parse_common, texts))
+        last = self._last
+        if last is not None:
+            try:
+                envelopes = list(map(last.parse, texts))
+            except msgspec.ValidationError:
+                pass  # nearly always: there are other tables among them
+            else:
+                return self._changes(shard, records, texts, [last] * len(texts), envelopes)
+        found = list(map(self._placed.get, map(_place, texts)))
+        sure = [table for table in found if table is not None]
+        changes: Iterator[Change | Part | Bad] = iter(())
+        if sure:
+            self._last = sure[-1]
+            texts = list(compress(texts, found))
+            envelopes = [table.parse(text) for table, text in zip(sure, texts, strict=True)]
+            changes = iter(self._changes(shard, list(compress(records, found)), texts, sure, envelopes))
+        return [self._learn(shard, record) if table is None else next(changes) for record, table in zip(records, found, strict=True)]
+
+    def _learn(self, shard: str, record: Record) -> Change | Part | Bad:
+        """What `read` says, and where in records like this one the table's name stands."""
+        item = self.read(shard, record)
+        if isinstance(item, Change) and (place := _place(record.data)):
+            keyed = self._keyed.get((item.table.schema, item.table.name, item.table.cluster))
+            if keyed is not None and len(self._placed) < _PLACES:
+                self._placed[place] = keyed
+        return item
+
+    def _changes(
+        self, shard: str, records: Sequence[Record], texts: Sequence[bytes], tables: Sequence[_Keyed], envelopes: Sequence[wire.Whole]
+    ) -> list[Change | Part | Bad]:
         wire.check_all_utf8(texts)
-        sources = [envelope.source for envelope in envelopes]
-        found = list(map(self._plain.get, map(_names, sources)))
         ops = [envelope.op for envelope in envelopes]
         rows, others = [envelope.after for envelope in envelopes], [envelope.before for envelope in envelopes]
-        for n in [n for n, op in enumerate(ops) if op is _DELETE]:
-            rows[n], others[n] = others[n], rows[n]
-        if all(found) and others.count(_null) == len(others):
-            return self._changes(shard, records, texts, cast("list[_Plain]", found), sources, ops, rows)
-        plain = [table is not None and other == _null for table, other in zip(found, others, strict=True)]
-        changes: Iterator[Change | Part | Bad] = iter(())
-        if any(plain):
-            columns: Any = [list(compress(column, plain)) for column in (records, texts, found, sources, ops, rows)]
-            changes = iter(self._changes(shard, *columns))
-        return [next(changes) if is_plain else self.read(shard, record) for record, is_plain in zip(records, plain, strict=True)]
-
-    @staticmethod
-    def _changes(
-        shard: str,
-        records: Sequence[Record],
-        texts: Sequence[bytes],
-        tables: Sequence[_Plain],
-        sources: Sequence[wire.Origin],
-        ops: Sequence[Op],
-        rows: list[msgspec.Raw],
-    ) -> list[Change | Part | Bad]:
-        keys = [_encode(table.decode_key(row)) for table, row in zip(tables, rows, strict=True)]
+        images: list[msgspec.Raw | None] = [UNREAD] * len(ops)
+        olds: list[msgspec.Raw | None] = [None] * len(ops)
+        if _DELETE in ops:
+            for n in [n for n, op in enumerate(ops) if op is _DELETE]:
+                rows[n], others[n] = others[n], rows[n]
+                images[n], olds[n] = None, UNREAD
+        if not all(rows) or others.count(None) < len(others):
+            return [self.read(shard, record) for record in records]
+        keys = _raws(_lines(rows))
+        sources = [envelope.source for envelope in envelopes]
         versions = [source.ts_ns for source in sources]
         ids: list[bytes] = []
         for table, key, version in zip(tables, keys, map(_pack, versions), strict=True):
             digest = table.hasher()
-            digest.update(key + version)
+            digest.update(key)
+            digest.update(version)
             ids.append(digest.digest())
-        images: list[msgspec.Raw | None] = [*rows]
-        olds: list[msgspec.Raw | None] = [None] * len(rows)
-        for n in [n for n, op in enumerate(ops) if op is _DELETE]:
-            images[n], olds[n] = None, rows[n]
-        return list(
+        typed, wrong = self._typed(tables, texts, images) if self._models else (repeat(None), [])
+        found: list[Change | Part | Bad] = list(
             map(
                 Change,
                 ids,
                 ops,
                 [table.table for table in tables],
-                map(_Raw, keys),
+                keys,
                 versions,
                 [source.transaction for source in sources],
                 images,
@@ -131,12 +148,29 @@ class Tables:
                 repeat(shard),
                 [record.sequence_number for record in records],
                 [record.arrived for record in records],
+                typed,
             )
         )
+        for n in wrong:
+            found[n] = self.read(shard, records[n])
+        return found
+
+    @staticmethod
+    def _typed(tables: Sequence[_Keyed], texts: Sequence[bytes], images: list[msgspec.Raw | None]) -> tuple[list[Any], list[int]]:
+        """The instances of the tables' row models, and which rows they refuse. What becomes of the others' images is put in their place."""
+        instances: list[Any] = [None] * len(texts)
+        wrong: list[int] = []
+        for n, table in enumerate(tables):
+            if table.model is not None and images[n] is not None:
+                try:
+                    instances[n], images[n] = table.model(_parse(texts[n]).after)
+                except wire.Unreadable:
+                    wrong.append(n)
+        return instances, wrong
 
     def read(self, shard: str, record: Record) -> Change | Part | Bad:
         """What the record is: a change of a row, a part of an oversized row, or bad. Never raises for what a record may hold."""
-        # Flat on purpose: this and `_change` are run for every record.
+        # Flat on purpose: where no columns can be read, this and `_change` are run for every record.
         envelope: wire.Envelope | None = None
         data = record.data
         try:
@@ -193,12 +227,11 @@ class Tables:
                 wire.check_object("before" if op is _DELETE else "after", image)
             digest = known.keyless(op, source, image, shard, sequence)
         typed: Any = None
-        if op is _DELETE:
-            after = None
-        elif known.model is not None:
+        after = None if op is _DELETE else image
+        if op is not _DELETE and known.model is not None:
             typed, after = known.typed(image)
-        else:
-            after = image
+        elif key is not None and images is None and (op is _DELETE or before is None):
+            after, before = (None, UNREAD) if op is _DELETE else (UNREAD, None)
         return Change(
             digest.digest(),
             op,
@@ -224,35 +257,43 @@ class Tables:
             log.warning(
                 "table %s: no key is configured, so its changes are at least once; add it under `tables:`, with {key: […]} or {}", name
             )
-        known = _Known(Table(source.cluster, source.schema, source.table, rule.key), rule)
+        known = _Known(source, rule)
         self._known[source.schema, source.table, source.cluster] = known
-        if known.decode_key is not None and known.model is None:
-            self._plain[source.schema, source.table, source.cluster] = _Plain(known.decode_key, known.hasher.copy, known.table)
+        if known.parse is not None:
+            model = None if known.model is None else known.typed
+            self._models = self._models or model is not None
+            self._keyed[source.schema, source.table, source.cluster] = _Keyed(known.parse, known.hasher.copy, known.table, model)
         return known
 
 
-class _Plain(msgspec.Struct, frozen=True, eq=False):
-    """A keyed table without a model: its key's decoder, the beginning of its ids (a copy at each call), the table."""
+def _place(data: bytes) -> bytes:
+    """The part of a record that names its table, in the layout of DSQL; empty where it has another one."""
+    start = data.rfind(b'"schema":"')
+    return data[start : data.find(b"}", start)]
 
-    decode_key: Callable[[msgspec.Raw], Any]
+
+class _Keyed(msgspec.Struct, frozen=True, eq=False):
+    """A keyed table: its records' decoder, the beginning of its ids (a copy at each call), the table, its row model's `typed`."""
+
+    parse: Callable[[bytes], wire.Whole]
     hasher: Callable[[], Any]
     table: Table
+    model: Callable[[msgspec.Raw], tuple[Any, msgspec.Raw]] | None
 
 
 class _Known:
-    """A table that was met: its key decoder and the beginning of its ids."""
+    """A table that was met: the decoders of its key and of its records, and the beginning of its ids."""
 
-    def __init__(self, table: Table, rule: Rule) -> None:
+    def __init__(self, source: wire.Origin, rule: Rule) -> None:
+        table = Table(source.cluster, source.schema, source.table, rule.key)
         self.table, self.model = table, rule.model
         head = _encode([table.cluster, table.schema, table.name])
         self.hasher = hashlib.blake2b(head, digest_size=16)
-        self.decode_key: Callable[[msgspec.Raw], Any] | None = None
         self._warned = False
+        self.decode_key: Callable[[msgspec.Raw], Any] | None = None
+        self.parse: Callable[[bytes], wire.Whole] | None = None
         if rule.key:
-            # Column names need not be identifiers in PostgreSQL; in Python field names must.
-            fields = [(f"k{n}", _Scalar) for n in range(len(rule.key))]
-            rename = {f"k{n}": column for n, column in enumerate(rule.key)}
-            self.decode_key = msgspec.json.Decoder(msgspec.defstruct("Key", fields, rename=rename, gc=False)).decode
+            self.decode_key, self.parse = wire.decoders(source, rule.key)
 
     def key_of(self, image: msgspec.Raw) -> bytes | None:
         """The key's canonical JSON object (and so proof that the image is an object); None where there is none to be had."""

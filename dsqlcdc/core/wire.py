@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, Protocol
 
 import google_crc32c
 import msgspec
@@ -63,14 +63,32 @@ class Envelope(msgspec.Struct, gc=False):
         return OPS.get(self.op, Op.UPSERT)
 
 
-class Common(msgspec.Struct, gc=False):
-    """What nearly every record is: a whole row with an op we know. Anything else is refused, and is read as an Envelope."""
+class Whole(Protocol):
+    """What nearly every record is: a whole row of a table whose key is known. Of its images only the key has been read."""
 
     source: Origin
     op: Op
-    type: Literal["full"] = "full"
-    before: msgspec.Raw = NULL
-    after: msgspec.Raw = NULL
+    before: msgspec.Struct | None
+    after: msgspec.Struct | None
+
+
+def decoders(origin: Origin, key: Sequence[str]) -> tuple[Callable[[msgspec.Raw], Any], Callable[[bytes], Any]]:
+    """Two decoders for the table that `origin` names: an image into its key, and a record, whose images each hold that key, into a Whole.
+
+    A key's JSON is canonical. Both raise one of ERRORS for anything else, the second also for records of other tables, of another type or
+    with an op we do not know.
+    """
+    # Column names need not be identifiers in PostgreSQL; in Python field names must.
+    columns = [(f"k{n}", int | str | float | bool) for n in range(len(key))]
+    row = msgspec.defstruct("Key", columns, rename={f"k{n}": column for n, column in enumerate(key)}, gc=False)
+    # A string that can only be this one is not made anew for each record.
+    names: list[Any] = [(name, Literal.__getitem__(getattr(origin, name))) for name in ("schema", "table")]
+    cluster = Literal.__getitem__(origin.cluster)
+    names.append(("cluster", cluster) if origin.cluster else ("cluster", cluster, ""))
+    here = msgspec.defstruct("Here", names, bases=(Origin,), gc=False, kw_only=True)
+    image = (row | None, None)
+    fields: list[Any] = [("source", here), ("op", Op), ("type", Literal["full"], "full"), ("before", *image), ("after", *image)]
+    return msgspec.json.Decoder(row).decode, msgspec.json.Decoder(msgspec.defstruct("Whole", fields, gc=False)).decode
 
 
 class Unreadable(ValueError):
@@ -82,7 +100,6 @@ class Unreadable(ValueError):
 
 
 parse = msgspec.json.Decoder(Envelope).decode
-parse_common = msgspec.json.Decoder(Common).decode
 _text = msgspec.json.Decoder(str).decode
 _any = msgspec.json.Decoder(msgspec.Raw).decode
 

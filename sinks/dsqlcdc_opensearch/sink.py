@@ -257,7 +257,7 @@ class OpenSearchSink(Sink):
         native = self._options.delete_mode == "native"
         for row in rows:
             change = row.change
-            if change.image is None and (native or change.version <= watermark):
+            if (native or change.version <= watermark) and change.image is None:
                 operations.append(self._removal(row))
             elif change.version <= watermark and not native:
                 late.append(row)

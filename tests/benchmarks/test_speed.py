@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
@@ -63,7 +63,7 @@ def test_wire_to_change_is_within_reach_of_the_msgspec_floor() -> None:
     def floor() -> int:
         return sum(len([floor_envelope(r.data) for r in floor_body(page).records]) for page in pages)
 
-    def road() -> int:
+    def road(asked: bool = False) -> int:
         tables, ledger = Tables({"public.*": Rule(key=("order_id", "item_id"))}), Ledger()
         unique, count = Unique(ledger, 1800.0), 0
         for page in pages:
@@ -71,18 +71,20 @@ def test_wire_to_change_is_within_reach_of_the_msgspec_floor() -> None:
             debt = ledger.enter(Page("shard", records))
             changes = tables.read_all("shard", records)
             going, owed = unique.admit(changes, range(debt, debt + len(changes)))  # type: ignore[arg-type]
+            if asked:
+                assert all(change.image or change.old_image for change in going)
             ledger.settle(owed, Outcome.DELIVERED)
             count += len(going)
         return count
 
-    floor_rate, road_rate = _turns(floor, road, 50_000)
-    ratio = road_rate / floor_rate
+    floor_rate, road_rate, rows_rate, again_rate = _turns([floor, road, lambda: road(asked=True), floor], 50_000)
+    rates = {"msgspec floor": floor_rate, "the same again": again_rate, "dsqlcdc": road_rate, "dsqlcdc, each row asked for": rows_rate}
     harness.table(
         "wire -> Change (raw rows, keyed, de-duplicated), records a CPU second",
-        [("msgspec floor", f"{floor_rate:,.0f}"), ("dsqlcdc", f"{road_rate:,.0f}")],
-        ("", "records/s"),
+        [(name, f"{rate:,.0f}", f"{rate / floor_rate:.2f}") for name, rate in rates.items()],
+        ("", "records/s", "of the floor"),
     )
-    harness.judge("wire → Change against the msgspec floor", ratio, 0.45, held=0.3)
+    harness.judge("wire → Change against the msgspec floor", road_rate / floor_rate, 0.45, held=0.36)
 
 
 def test_commit_order_sustains_half_of_uniques_rate() -> None:
@@ -136,7 +138,7 @@ def test_commit_order_sustains_half_of_uniques_rate() -> None:
     def held(ledger: Ledger, tables: Tables) -> Unique:
         return CommitOrder(ledger, 1800.0, hold=30.0, tables=tables, spill=FileSpill(), takes=lambda _: True, room=1 << 26)
 
-    unique_rate, commit_rate = _turns(lambda: read(lambda ledger, _: Unique(ledger, 1800.0)), lambda: read(held), size * count)
+    unique_rate, commit_rate = _turns([lambda: read(lambda ledger, _: Unique(ledger, 1800.0)), lambda: read(held)], size * count)
     ratio = commit_rate / unique_rate
     harness.table(
         "records -> settled, by order, records a CPU second",
@@ -146,12 +148,12 @@ def test_commit_order_sustains_half_of_uniques_rate() -> None:
     harness.judge("order commit against unique", ratio, 0.5, held=0.5)
 
 
-def _turns(one: Callable[[], int], two: Callable[[], int], records: int) -> tuple[float, float]:
+def _turns(works: Sequence[Callable[[], int]], records: int) -> list[float]:
     """Best records a CPU second of each, taken in turns."""
-    best = [0.0, 0.0]
+    best = [0.0 for _ in works]
     for _ in range(ROUNDS):
-        for n, work in enumerate((one, two)):
+        for n, work in enumerate(works):
             began = time.process_time()
             assert work() == records
             best[n] = max(best[n], records / (time.process_time() - began))
-    return best[0], best[1]
+    return best
