@@ -78,12 +78,23 @@ async def _client(service: str, aws: Aws, told: Callable[[Any], None], config: d
             service, region_name=region, endpoint_url=aws.endpoint_url or None, config=config_module.AioConfig(**settings), **credentials
         )
         opened = await making.__aenter__()
+        _forget_endpoints(session)
     except _opening() as error:
         raise translate(error, doing=f"open a {service} client", where=f"aws {service}") from error
     try:
         yield opened
     finally:
         await making.__aexit__(None, None, None)
+
+
+def _forget_endpoints(session: Any) -> None:
+    """Let go of botocore's list of all endpoints, 7 MiB a session, which only making a client reads. It is read again for another one, as
+    when credentials come from an assumed role. Where botocore keeps it elsewhere, it stays."""
+    components = getattr(getattr(session, "_internal_components", None), "_components", {})
+    register = getattr(session, "_register_endpoint_resolver", None)
+    if register is not None and components.pop("endpoint_resolver", None) is not None:
+        register()
+    getattr(session.get_component("data_loader"), "_cache", {}).clear()
 
 
 async def _assume(aws: Aws) -> dict[str, str]:

@@ -14,17 +14,17 @@ import msgspec
 
 from dsqlcdc.core.records import Position, Record
 from dsqlcdc.sources.budget import Budget
-from dsqlcdc.sources.cache import PageCache
 from dsqlcdc.sources.counts import Counters
 from dsqlcdc.sources.service import Expired, Oversize, Service, Throttled
 from dsqlcdc.sources.shards import Shard
-from dsqlcdc.sources.share import Room, Share
+from dsqlcdc.sources.share import Credit, Room, Share
+from dsqlcdc.sources.window import Hold, Window
 
 ITERATOR_LIFE = 285.0
 """Seconds an iterator is used; the service lets them expire after 300."""
 ROOM_PATIENCE = 5.0
 """Seconds an answer's body is left unread for want of room, before it is dropped."""
-PAGE_RECORDS = 4_000
+PAGE_RECORDS = 2_000
 """Records asked for at a time. Those of DSQL have 350 bytes or more, so five reads a second of this many give more than a shard's 2 MB/s;
 larger answers only cost memory, and leave the processor's cache before they are read."""
 VISIBLE = 1.0
@@ -91,7 +91,7 @@ class Feed:
         service: Service,
         budget: Budget,
         *,
-        cache: PageCache[Fetched],
+        window: Window[Fetched],
         counters: Counters,
         poll: float,
         now: Callable[[], float],
@@ -101,7 +101,7 @@ class Feed:
         self.shard = shard
         self._service = service
         self._budget = budget
-        self._cache = cache
+        self._window = window
         self._counters = counters
         self._poll = poll
         self._now = now
@@ -111,17 +111,17 @@ class Feed:
         self._reading = False
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
-        self._readers: set[int] = set()
+        self._readers: dict[int, tuple[Cursor, Credit]] = {}
         self._recent: deque[Fetched] = deque()
         self._tip: tuple[Position, int, float] | None = None
         self._expected = _SMALL
         self._refusals = 0
 
-    def attach(self, owner: int) -> None:
-        self._readers.add(owner)
+    def attach(self, cursor: Cursor, share: Share) -> None:
+        self._readers[cursor.owner] = cursor, share.credit
 
     def detach(self, owner: int) -> None:
-        self._readers.discard(owner)
+        self._readers.pop(owner, None)
         for kept in list(self._recent):
             self._release(kept)
 
@@ -131,6 +131,7 @@ class Feed:
         Raises what Service.records raises. Cancelled, nothing is held, and the cursor has not moved.
         """
         loop = asyncio.get_running_loop()
+        called = False
         while True:
             kept = self._lookup(cursor)
             if kept is not None:
@@ -138,6 +139,7 @@ class Feed:
                 await share.reserve(size)
                 kept = self._lookup(cursor)
                 if kept is not None and kept.size == size:
+                    share.credit.met(loop.time())
                     return self._take(cursor, kept), size
                 share.release(size)
                 continue
@@ -145,17 +147,35 @@ class Feed:
             if wait > 0:
                 await asyncio.sleep(wait)
                 continue
-            room = Room(share, self._expected)
+            expected = self._expected
+            room = Room(share, expected)
             await room.open()
             try:
                 async with self._turn(-number(cursor.position)):
-                    if self._lookup(cursor) is None and max(self._budget.free_at, self._due(cursor)) <= loop.time():
-                        fetched = await self._walk(cursor, room)
+                    if self._lookup(cursor) is not None or max(self._budget.free_at, self._due(cursor)) > loop.time():
+                        continue
+                    hold = self._window.hold(expected, called=called) if self._followed(cursor) else Hold(0)
+                    if hold is not None:
+                        try:
+                            fetched = await self._walk(cursor, room, hold)
+                        finally:
+                            self._window.let_go(hold)
                         return self._take(cursor, fetched), room.keep(fetched.size)
             finally:
                 room.close()
+            await self._window.wait(
+                expected, self, share
+            )  # with nothing in hand: who holds a share's room must not wait for who waits for it
+            called = True
 
-    async def _walk(self, cursor: Cursor, room: Room) -> Fetched:
+    def _followed(self, cursor: Cursor) -> bool:
+        """Does a pipeline that is waited for come after, or along with, this one? The last one of all waits for nobody."""
+        here = number(cursor.position)
+        return any(
+            number(other.position) <= here for owner, (other, credit) in self._readers.items() if owner != cursor.owner and not credit.spent
+        )
+
+    async def _walk(self, cursor: Cursor, room: Room, hold: Hold) -> Fetched:
         """Fetch on, past answers without a new record, as long as there are more and the tip is not reached.
 
         In one turn and one room: where room is scarce, an iterator given back to the queue might expire there every time, and reading begin
@@ -164,7 +184,7 @@ class Feed:
         loop = asyncio.get_running_loop()
         until, begun = loop.time() + _WALK, False
         while True:
-            fetched = await self._fetch(cursor, room)
+            fetched = await self._fetch(cursor, room, hold)
             fetched.begun = begun = fetched.begun or begun
             if fetched.records or fetched.ended or fetched.behind == 0 or loop.time() > until:
                 return fetched
@@ -206,22 +226,29 @@ class Feed:
         return fetched
 
     def _release(self, kept: Fetched) -> None:
-        if kept.taken >= self._readers:
+        if kept.taken >= self._readers.keys():
             self._recent.remove(kept)
-            self._cache.drop(kept)
+            self._window.drop(kept)
 
-    def _keep(self, fetched: Fetched) -> None:
-        if len(self._readers) < 2 or not (fetched.decided and fetched.found):
+    def _keep(self, cursor: Cursor, fetched: Fetched, hold: Hold) -> None:
+        """Keep a page for those that have it still before them."""
+        if not (fetched.decided and fetched.found):
+            return
+        fetched.taken.update(owner for owner, (other, _) in self._readers.items() if _past(number(other.position), fetched))
+        if fetched.taken | {cursor.owner} >= self._readers.keys():
             return
         for older in list(self._recent):
             if not older.records and older.lo == fetched.lo and older.start == fetched.start:
                 self._recent.remove(older)
-                self._cache.drop(older)
+                self._window.drop(older)
         self._recent.append(fetched)
-        self._cache.keep(fetched, fetched.size, self._forget)
+        self._window.keep(fetched, fetched.size, self, hold)
 
-    def _forget(self, fetched: Fetched) -> None:
-        self._recent.remove(fetched)
+    def forget(self, thing: Fetched) -> None:
+        self._recent.remove(thing)
+
+    def owed(self, thing: Fetched) -> list[Credit]:
+        return [credit for owner, (_, credit) in self._readers.items() if owner not in thing.taken and not credit.spent]
 
     @asynccontextmanager
     async def _turn(self, rank: int) -> AsyncGenerator[None, None]:
@@ -250,7 +277,7 @@ class Feed:
                 future.set_result(None)
                 return
 
-    async def _fetch(self, cursor: Cursor, room: Room) -> Fetched:
+    async def _fetch(self, cursor: Cursor, room: Room, hold: Hold) -> Fetched:
         loop = asyncio.get_running_loop()
         iterator, verifying, begun = cursor.iterator, cursor.verifying, False
         if iterator is None or cursor.verify or loop.time() - cursor.iterator_at > ITERATOR_LIFE:
@@ -263,6 +290,8 @@ class Feed:
 
         async def admit(length: int) -> None:
             self._expected = max(_SMALL, length)
+            if hold.size:
+                self._window.widen(hold, length)
             deadline = loop.time() + ROOM_PATIENCE
             while not room.widen(length):
                 if loop.time() >= deadline:
@@ -294,7 +323,7 @@ class Feed:
         fetched = self._fetched(cursor, reply.records, reply.iterator, verifying, payload)
         fetched.begun, fetched.now = begun, (reply.now or sent_at) - VISIBLE
         fetched.behind, fetched.children = reply.behind, tuple(reply.children)
-        self._keep(fetched)
+        self._keep(cursor, fetched, hold)
         if reply.behind == 0:
             pause = self._poll * (0.85 + 0.3 * self._random())
             last = reply.records[-1] if reply.records else None
@@ -328,6 +357,11 @@ class Feed:
             found=found,
             decided=decided,
         )
+
+
+def _past(at: int, fetched: Fetched) -> bool:
+    """Has a reader at this number had all of it?"""
+    return at > fetched.hi or (at == fetched.hi and bool(fetched.records) and not fetched.ended)
 
 
 def _first(kept: Fetched) -> int:

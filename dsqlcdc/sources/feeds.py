@@ -17,13 +17,13 @@ from dsqlcdc.core.backoff import Backoff
 from dsqlcdc.core.patience import within
 from dsqlcdc.errors import Misconfigured, Unavailable
 from dsqlcdc.sources.budget import Budget, ReadLimits
-from dsqlcdc.sources.cache import PageCache
 from dsqlcdc.sources.counts import Counters
 from dsqlcdc.sources.feed import Feed, Fetched
 from dsqlcdc.sources.kinesis_client import connect
 from dsqlcdc.sources.service import Description, Service
 from dsqlcdc.sources.shards import Shard, hole_words, holes
 from dsqlcdc.sources.share import Share
+from dsqlcdc.sources.window import Window
 
 T = TypeVar("T")
 MIB = 1024 * 1024
@@ -39,7 +39,8 @@ class Feeds:
     """A stream's shared state in this process. Made by `open_feeds`, or over any Service and then opened.
 
     `limits`: None for the service's own. `poll`: seconds between reads of a shard at its tip. `prefetch`: bytes of pages read ahead, of all
-    pipelines together; each has an equal share, and may always hold one page. `clock`: the wall clock, corrected by the service's.
+    pipelines together: a quarter are pages kept for pipelines that follow, the rest is shared equally, and each may always hold one page.
+    `clock`: the wall clock, corrected by the service's.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Feeds:
         self._feeds: dict[str, Feed] = {}
         self._shares: list[Share] = []
         self._owners = itertools.count()
-        self._cache: PageCache[Fetched] = PageCache(prefetch // 4)
+        self._window: Window[Fetched] = Window(prefetch // 4)
 
     async def open(self) -> None:
         """Ask who the stream is. Raises Misconfigured, or Unavailable when `deadline` has passed."""
@@ -97,7 +98,7 @@ class Feeds:
 
     @property
     def cached_bytes(self) -> int:
-        return self._cache.bytes
+        return self._window.bytes
 
     def now(self) -> float:
         """The service's clock (seconds since the epoch), as far as we know it; never ahead of it once it was heard."""
@@ -117,7 +118,7 @@ class Feeds:
                 shard,
                 self.service,
                 Budget(self._limits),
-                cache=self._cache,
+                window=self._window,
                 counters=self.counters,
                 poll=self._poll,
                 now=self.now,
@@ -142,7 +143,7 @@ class Feeds:
         self._divide()
 
     def _divide(self) -> None:
-        each = (self._prefetch - self._cache.limit) // max(1, len(self._shares))
+        each = (self._prefetch - self._window.limit) // max(1, len(self._shares))
         for share in self._shares:
             share.resize(each)
 

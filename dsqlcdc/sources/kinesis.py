@@ -161,7 +161,7 @@ class KinesisSource:
             raise RuntimeError("start comes before pages")
         try:
             self._spawn(self._supervise())
-            while (taken := await self._merge.take()) is not None:
+            while (taken := await self._next()) is not None:
                 reader, page, held, read_to = taken
                 del taken
                 reader.queued -= 1
@@ -174,6 +174,13 @@ class KinesisSource:
                 del page  # the caller's now: not kept alive while waiting for the next
         finally:
             await self._stop()
+
+    async def _next(self) -> tuple[Reader, Page, int, float] | None:
+        self._share.hungry = True
+        try:
+            return await self._merge.take()
+        finally:
+            self._share.hungry = False
 
     async def close(self) -> None:
         """End all reading and give back the memory. Closing twice is fine."""

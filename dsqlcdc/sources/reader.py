@@ -73,7 +73,7 @@ class Reader:
 
     async def run(self) -> None:
         """Read until the shard ends, or with `once` until its tip. Raises Misconfigured, Unavailable (after the deadline)."""
-        self._feed.attach(self.cursor.owner)
+        self._feed.attach(self.cursor, self._share)
         try:
             while not self.finished:
                 await self._owner.may_read(self)
@@ -95,7 +95,7 @@ class Reader:
         target = self.cursor.position
         cursor = Cursor(self._feeds.owner(), Position("time", arrived=since))
         limit = number(target)
-        self._feed.attach(cursor.owner)
+        self._feed.attach(cursor, self._share)
         try:
             while True:
                 fetched, held = await patiently(self._feed, cursor, self._share, self._feeds, self._owner.deadline)

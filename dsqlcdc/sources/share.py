@@ -6,12 +6,46 @@ import asyncio
 from collections import deque
 
 
+class Credit:
+    """For how long one pipeline may still be waited for (seconds): one, and a tenth of the time that passes.
+
+    Whoever has used it up is left behind, and reads for itself until it meets the others again.
+    """
+
+    FULL, RATE = 1.0, 0.1
+
+    def __init__(self) -> None:
+        self.spent = False
+        self._left = self.FULL
+        self._at = float("-inf")
+
+    def spend(self, seconds: float, now: float) -> None:
+        self._grow(now)
+        self._left -= seconds
+        self.spent = self.spent or self._left <= 0
+
+    def met(self, now: float) -> None:
+        """It has taken a page that another had read: it is with them, and is waited for again once half of its credit is back."""
+        if self.spent:
+            self._grow(now)
+            self.spent = self._left < self.FULL / 2
+
+    def _grow(self, now: float) -> None:
+        self._left = min(self.FULL, self._left + self.RATE * max(0.0, now - self._at))
+        self._at = now
+
+
 class Share:
-    """A bound on bytes read ahead over all shards. First come, first served; when nothing is held, any size fits, so nothing deadlocks."""
+    """A bound on bytes read ahead over all shards. First come, first served; when nothing is held, any size fits, so nothing deadlocks.
+
+    `credit`: for how long the other pipelines wait for this one. `hungry`: it asks for a page, and there is none for it.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.held = 0
+        self.held = self.opened = 0
+        self.credit = Credit()
+        self.hungry = False
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
 
     def fits(self, size: int) -> bool:
@@ -36,9 +70,13 @@ class Share:
             raise
 
     def grow(self, held: int, size: int) -> bool:
-        """Turn a reservation of `held` bytes into one of `size`, if that fits now. It always fits when it is the only one."""
+        """Turn a reservation of `held` bytes into one of `size`, if that fits now.
+
+        It always fits when it is the only one, and once when all that is held are rooms of readings, which would wait for each other.
+        """
         others = self.held - held
-        if size > held and others > 0 and others + size > self.limit:
+        stuck = self.held == self.opened <= self.limit
+        if size > held and others > 0 and others + size > self.limit and not stuck:
             return False
         self.held = others + size
         self._wake()
@@ -70,6 +108,7 @@ class Room:
 
     async def open(self) -> None:
         await self._share.reserve(self._size)
+        self._share.opened += self._size
         self._open = True
 
     def widen(self, size: int) -> bool:
@@ -77,12 +116,14 @@ class Room:
         if size > self._size:
             if not self._share.grow(self._size, size):
                 return False
+            self._share.opened += size - self._size
             self._size = size
         return True
 
     def keep(self, size: int) -> int:
         """Give back all but `size` bytes, which the caller releases later."""
-        self._share.grow(self._size, size)
+        self._share.opened -= self._size
+        self._share.release(self._size - size)
         self._open = False
         return size
 
@@ -90,4 +131,5 @@ class Room:
         """Give all back, unless it was kept."""
         if self._open:
             self._open = False
+            self._share.opened -= self._size
             self._share.release(self._size)

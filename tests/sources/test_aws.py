@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from aiohttp import ClientPayloadError
 from botocore import exceptions as botocore
 from botocore.exceptions import ClientError
+from botocore.regions import EndpointResolver
 from botocore.session import get_session
 
 from dsqlcdc.aws import CODES, Aws, Kind, client, custom_endpoint, errors, translate
@@ -172,3 +175,20 @@ async def test_settings_for_servers_that_are_not_aws_are_used_only_there(monkeyp
 def test_importing_the_module_loads_no_aws_client() -> None:
     code = "import sys, dsqlcdc.aws; print(any(m.split('.')[0] in ('aiobotocore', 'botocore', 'aiohttp') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+async def test_a_client_leaves_no_list_of_all_endpoints_in_memory_and_its_session_makes_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+
+    def lists() -> int:
+        gc.collect()
+        return sum(isinstance(one, EndpointResolver) for one in gc.get_objects())
+
+    before, sessions = lists(), list[Any]()
+    async with client("kinesis", Aws(region="eu-west-1"), told=sessions.append) as opened:
+        assert lists() == before
+        assert opened.meta.endpoint_url == "https://kinesis.eu-west-1.amazonaws.com"
+        async with sessions[0].create_client("sts", region_name="eu-west-1") as another:
+            assert another.meta.endpoint_url == "https://sts.eu-west-1.amazonaws.com"
+            assert lists() == before + 1

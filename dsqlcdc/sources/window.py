@@ -1,0 +1,151 @@
+"""Pages kept for the pipelines that come after the one that read them. Who reads ahead waits for those that follow, but not for long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Collection
+from typing import Generic, Protocol, TypeVar
+
+from dsqlcdc.sources.share import Credit, Share
+
+T = TypeVar("T", contravariant=True)
+
+_TICK = 0.002
+
+
+class Keeper(Protocol[T]):
+    """Whose pages the window holds."""
+
+    def forget(self, thing: T) -> None:
+        """It was put out."""
+        ...
+
+    def owed(self, thing: T) -> Collection[Credit]:
+        """Of those that have not had it and are waited for."""
+        ...
+
+
+class Hold:
+    """Bytes of the window for a page that is being read."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class Window(Generic[T]):
+    """Over all shards: up to `limit` bytes of kept pages and of those being read for several, or one page of any size.
+
+    Where there is no room, a page that nobody is waited for goes first; else whoever wants to read on waits until those behind have taken
+    theirs. As long as a pipeline has nothing left to work on, that is charged to those for whom the oldest page is kept, by ticks of the
+    loop: time in which the processor was busy counts for little, as pipelines that only share it are like in speed.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bytes = 0
+        self._held = 0
+        self._kept: OrderedDict[int, tuple[T, int, Keeper[T]]] = OrderedDict()
+        self._waiting: deque[tuple[asyncio.Future[None], int, Keeper[T], Share]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def hold(self, size: int, *, called: bool) -> Hold | None:
+        """Room for a page to be read, if there is some now and nobody has waited longer. `called`: by `wait`."""
+        if (self._waiting and not called) or not self._room(size):
+            return None
+        self._held += size
+        return Hold(size)
+
+    def widen(self, hold: Hold, size: int) -> None:
+        """The page being read is larger than was thought: others go out for it."""
+        if size > hold.size:
+            self._held += size - hold.size
+            hold.size = size
+            self._shrink()
+
+    def let_go(self, hold: Hold) -> None:
+        self._held -= hold.size
+        hold.size = 0
+        self._wake()
+
+    async def wait(self, size: int, keeper: Keeper[T], share: Share) -> None:
+        """Until there may be room, or a page of this keeper has come: look again. Cancelled, nothing is held. `share`: of who waits."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        entry = (future, size, keeper, share)
+        self._waiting.append(entry)
+        if self._timer is None:
+            self._timer = loop.call_later(_TICK, self._tick, loop)
+        try:
+            await future
+        finally:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+
+    def keep(self, thing: T, size: int, keeper: Keeper[T], hold: Hold) -> None:
+        """Keep a page, in the room that was held for it."""
+        self._kept[id(thing)] = (thing, size, keeper)
+        self.bytes += size
+        self._held -= hold.size
+        hold.size = 0
+        self._shrink()
+        for future, _, whose, _ in self._waiting:
+            if whose is keeper and not future.done():
+                future.set_result(None)
+
+    def drop(self, thing: T) -> None:
+        """Forget a page that its keeper has forgotten already."""
+        entry = self._kept.pop(id(thing), None)
+        if entry is not None:
+            self.bytes -= entry[1]
+            self._wake()
+
+    def _room(self, size: int) -> bool:
+        """Make room by putting out what nobody is waited for. One page always fits."""
+        if self._over(size):
+            self._put_out_spare(size)
+        return not self._over(size)
+
+    def _over(self, size: int) -> bool:
+        return self.bytes + self._held + size > self.limit and self.bytes + self._held > 0
+
+    def _put_out_spare(self, size: int) -> None:
+        for thing, _, keeper in list(self._kept.values()):
+            if not self._over(size):
+                return
+            if not keeper.owed(thing):
+                self._put_out(thing)
+
+    def _shrink(self) -> None:
+        """Back to the limit: what is spare first, then the oldest, whoever follows. The newest stays where it is alone."""
+        if self.bytes + self._held > self.limit:
+            self._put_out_spare(0)
+            while self.bytes + self._held > self.limit and len(self._kept) > (self._held == 0):
+                self._put_out(next(iter(self._kept.values()))[0])
+
+    def _put_out(self, thing: T) -> None:
+        _, size, keeper = self._kept.pop(id(thing))
+        self.bytes -= size
+        keeper.forget(thing)
+
+    def _wake(self) -> None:
+        while self._waiting and self._waiting[0][0].done():
+            self._waiting.popleft()
+        if self._waiting and self._room(self._waiting[0][1]):
+            self._waiting.popleft()[0].set_result(None)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if not self._waiting:
+            return
+        if any(share.hungry for _, _, _, share in self._waiting):
+            self._charge(loop.time())
+        self._wake()
+        self._timer = loop.call_later(_TICK, self._tick, loop)
+
+    def _charge(self, now: float) -> None:
+        for thing, _, keeper in self._kept.values():
+            if owed := keeper.owed(thing):
+                for credit in owed:
+                    credit.spend(_TICK, now)
+                return
