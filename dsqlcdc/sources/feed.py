@@ -29,6 +29,8 @@ PAGE_RECORDS = 2_000
 larger answers only cost memory, and leave the processor's cache before they are read."""
 VISIBLE = 1.0
 """Seconds after its arrival time within which a record can surely be read: an answer at the tip says nothing of the last one."""
+BEAT = 0.1
+"""Seconds between two times at which polls are sent; a tenth of the poll interval where that is less."""
 _SMALL = 64 * 1024
 _WALK = 60.0
 
@@ -328,7 +330,7 @@ class Feed:
             pause = self._poll * (0.85 + 0.3 * self._random())
             last = reply.records[-1] if reply.records else None
             where = Position("after", last.sequence_number, last.arrived) if last else cursor.position
-            self._tip = (where, fetched.serial, loop.time() + (min(pause, 0.25) if last else pause))
+            self._tip = (where, fetched.serial, on_the_beat(loop.time() + (min(pause, 0.25) if last else pause), self._poll))
         return fetched
 
     def _fetched(self, cursor: Cursor, records: list[Record], iterator: str | None, verifying: bool, payload: int) -> Fetched:
@@ -362,6 +364,12 @@ class Feed:
 def _past(at: int, fetched: Fetched) -> bool:
     """Has a reader at this number had all of it?"""
     return at > fetched.hi or (at == fetched.hi and bool(fetched.records) and not fetched.ended)
+
+
+def on_the_beat(due: float, poll: float) -> float:
+    """The nearest time at which polls are sent: waking the process costs more than a read, so those of many shards go together."""
+    beat = min(BEAT, poll / 10)
+    return round(due / beat) * beat if beat else due
 
 
 def _first(kept: Fetched) -> int:

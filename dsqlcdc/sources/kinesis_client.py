@@ -7,12 +7,11 @@ by their Content-Length, so a 13 MB answer is never held twice.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from email.utils import parsedate_to_datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -21,11 +20,10 @@ from dsqlcdc import aws as aws_module
 from dsqlcdc.aws import Aws, error_code, errors, translate
 from dsqlcdc.core.records import Position, Record
 from dsqlcdc.errors import Fault, Misconfigured, Unavailable
-from dsqlcdc.sources.get_records import Direct, text
+from dsqlcdc.sources.get_records import Direct
 from dsqlcdc.sources.service import Admit, Description, Expired, Reply, Throttled, UnknownSequence
+from dsqlcdc.sources.session import Prepared, session_class
 from dsqlcdc.sources.shards import Shard, parse
-
-_BODY_PATIENCE = 120.0  # seconds for a whole answer; a body may be slow, not endless
 
 _RENEW_EVERY = 30.0  # seconds between two clients, while credentials are refused as expired
 
@@ -51,57 +49,6 @@ _decode = msgspec.json.Decoder(_Answer).decode
 
 class _Broken(OSError):
     """The body of a 200 answer is not what GetRecords answers."""
-
-
-class _Prepared(Exception):
-    """A GetRecords request as botocore would have sent it, by this session."""
-
-    def __init__(self, request: Any, session: Any) -> None:
-        super().__init__()
-        self.request, self.session = request, session
-
-
-@cache
-def _session_class() -> Any:
-    sessions: Any = importlib.import_module("aiobotocore.httpsession")
-
-    ordinary: Any = sessions.AIOHTTPSession
-
-    class Session(ordinary):  # type: ignore[misc]
-        """Sends everything but GetRecords, of which it keeps what botocore has prepared."""
-
-        async def send(self, request: Any) -> Any:
-            if text(request.headers.get("X-Amz-Target", "")).endswith(".GetRecords"):
-                raise _Prepared(request, self)
-            return await ordinary.send(self, request)
-
-        async def exchange(self, request: Any, admit: Admit) -> tuple[int, Mapping[str, str], bytearray]:
-            """Asks for room before the body of an answer is read."""
-            response: Any = await ordinary.send(self, request)
-            raw: Any = response.raw
-            try:
-                body = await _read(raw, admit if response.status_code == 200 else None)
-            except BaseException:
-                raw.close()
-                raise
-            return response.status_code, response.headers, body
-
-    return Session
-
-
-async def _read(raw: Any, admit: Admit | None) -> bytearray:
-    length = int(raw.headers.get("Content-Length") or 0)
-    if admit is not None:
-        await admit(length)
-    body = bytearray(length)
-    filled = 0
-    async with asyncio.timeout(_BODY_PATIENCE):
-        async for chunk in raw.content.iter_any():
-            body[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
-    if length and filled != length:
-        raise ConnectionResetError("the body broke off")
-    return body
 
 
 class KinesisClient:
@@ -201,8 +148,9 @@ class KinesisClient:
         client = self._client
         try:
             await client.get_records(**asked)
-        except _Prepared as prepared:
-            direct = Direct(prepared.request, await self._session.get_credentials(), prepared.session.exchange)
+        except Prepared as prepared:
+            exchange = await prepared.session.exchange(prepared.request.url)
+            direct = Direct(prepared.request, await self._session.get_credentials(), exchange)
         else:
             raise RuntimeError("botocore has sent a GetRecords by another session than ours")
         if client is self._client:
@@ -224,11 +172,6 @@ class KinesisClient:
 
 def _fault(error: Exception, doing: str, where: str, shard: str, by_sequence: bool, stream: str) -> Fault:
     code = error_code(error)
-    cause: BaseException | None = error
-    while cause is not None:  # what `admit` raised comes wrapped by aiobotocore
-        if isinstance(cause, Fault):
-            return cause
-        cause = cause.__cause__ or getattr(cause, "kwargs", {}).get("error")
     if code == "ExpiredIteratorException":
         return Expired("an iterator has expired", where=where)
     if code == "InvalidArgumentException" and by_sequence:
@@ -277,7 +220,7 @@ async def connect(stream: str, aws: Aws, *, clock: Callable[[], float], connecti
         aws = msgspec.structs.replace(aws, region=found[1])
 
     def make(told: Callable[[Any], None]) -> AbstractAsyncContextManager[Any]:
-        return aws_module.client("kinesis", aws, told=told, http_session_cls=_session_class(), max_pool_connections=connections)
+        return aws_module.client("kinesis", aws, told=told, http_session_cls=session_class(), max_pool_connections=connections)
 
     client = KinesisClient(make, stream, clock)
     await client.open()

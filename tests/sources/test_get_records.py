@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -18,15 +19,11 @@ TOKENS = st.none() | st.text("abc/+=", min_size=1, max_size=30)
 DAY = 86_400
 
 
-def ours(scope: Scope, body: bytes, credentials: Any, now: float) -> dict[str, str]:
-    headers = {"Content-Type": "application/x-amz-json-1.1", "User-Agent": "us", "X-Amz-Target": "Kinesis_20131202.GetRecords"}
-    scope.sign(headers, body, credentials, now)
-    return headers
+HEADERS = {"Content-Type": "application/x-amz-json-1.1", "User-Agent": "us", "X-Amz-Target": "Kinesis_20131202.GetRecords"}
 
 
 def theirs(host: str, region: str, body: bytes, credentials: Any, now: float) -> dict[str, str]:
-    headers = {"Content-Type": "application/x-amz-json-1.1", "User-Agent": "us", "X-Amz-Target": "Kinesis_20131202.GetRecords"}
-    request = AWSRequest(method="POST", url=f"http://{host}/", data=body, headers=headers)
+    request = AWSRequest(method="POST", url=f"http://{host}/", data=body, headers=HEADERS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(auth, "get_current_datetime", lambda: datetime.fromtimestamp(now, UTC))
         auth.SigV4Auth(credentials, "kinesis", region).add_auth(request)
@@ -37,24 +34,32 @@ def theirs(host: str, region: str, body: bytes, credentials: Any, now: float) ->
     host=st.sampled_from(["kinesis.eu-west-3.amazonaws.com", "127.0.0.1:4566", "123456789012.data-kinesis.us-east-1.amazonaws.com"]),
     region=st.sampled_from(["eu-west-3", "us-east-1"]),
     calls=st.lists(
-        st.tuples(st.binary(max_size=40), st.sampled_from(["s1", "s2"]), TOKENS, st.integers(1_700_000_000, 1_700_000_000 + 3 * DAY)),
+        st.tuples(
+            st.binary(max_size=40),
+            st.sampled_from(["k1", "k2"]),
+            st.sampled_from(["s1", "s2"]),
+            TOKENS,
+            st.integers(0, 3) | st.floats(0, 3) | st.integers(0, 3 * DAY),
+        ),
         min_size=1,
         max_size=6,
     ),
 )
-def test_the_signature_is_botocores(host: str, region: str, calls: list[tuple[bytes, str, str | None, float]]) -> None:
-    """One scope through changes of secret, token and day: its key is kept only as long as it is the right one."""
-    scope = Scope(host, "/", region, "kinesis")
-    for body, secret, token, now in calls:
-        credentials = ReadOnlyCredentials("AKIA", secret, token)
-        assert ours(scope, body, credentials, now) == theirs(host, region, body, credentials, now)
+def test_the_signature_is_botocores(host: str, region: str, calls: list[tuple[bytes, str, str, str | None, float]]) -> None:
+    """One scope through changes of key, secret, token, second and day: what two calls share is kept only as long as they share it."""
+    scope = Scope(host, "/", region, "kinesis", HEADERS)
+    for body, access, secret, token, later in calls:
+        credentials, now = ReadOnlyCredentials(access, secret, token), 1_700_000_000 + later
+        assert scope.sign(body, credentials, now) == theirs(host, region, body, credentials, now)
 
 
-def test_control_a_key_kept_over_midnight_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    scope, credentials = Scope("host", "/", "us-east-1", "kinesis"), ReadOnlyCredentials("AKIA", "s", None)
-    ours(scope, b"", credentials, 1.7e9)
-    monkeypatch.setattr(scope, "_day", "20231116")  # as if it had been derived on the day after the next
-    assert ours(scope, b"", credentials, 1.7e9 + 2 * DAY) != theirs("host", "us-east-1", b"", credentials, 1.7e9 + 2 * DAY)
+@pytest.mark.parametrize("later", [1, DAY])
+def test_control_what_is_kept_too_long_is_seen(monkeypatch: pytest.MonkeyPatch, later: int) -> None:
+    scope, credentials = Scope("host", "/", "us-east-1", "kinesis", HEADERS), ReadOnlyCredentials("AKIA", "s", None)
+    now = 1_700_000_000
+    scope.sign(b"", credentials, now)
+    monkeypatch.setattr(scope, "_common", (now + later, "AKIA", "s", None))  # as if it had been made for that second
+    assert scope.sign(b"", credentials, now + later) != theirs("host", "us-east-1", b"", credentials, now + later)
 
 
 class _Prepared:
@@ -72,10 +77,10 @@ class _Credentials:
 
 @pytest.mark.parametrize(("status", "code"), [(200, None), (206, "206"), (302, "302"), (400, "Odd"), (500, "Odd")])
 async def test_an_answer_is_an_answer_only_with_status_200(status: int, code: str | None) -> None:
-    seen: list[Any] = []
+    seen: list[tuple[Mapping[str, str], bytes]] = []
 
-    async def exchange(request: Any, admit: Any) -> Any:
-        seen.append(request)
+    async def exchange(headers: Mapping[str, str], body: bytes, admit: Any) -> Any:
+        seen.append((headers, body))
         return status, {"x": "1"}, bytearray(b'{"__type":"Odd","message":"m"}' if status >= 400 else b"")
 
     async def admit(size: int) -> None:
@@ -89,5 +94,6 @@ async def test_an_answer_is_an_answer_only_with_status_200(status: int, code: st
             await direct({"Limit": 1}, admit)
         assert caught.value.response["Error"]["Code"] == code  # type: ignore[attr-defined]
         assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == status  # type: ignore[attr-defined]
-    assert seen[0].body == b'{"Limit":1}'
-    assert seen[0].headers["X-Amz-Target"] == "Kinesis_20131202.GetRecords"
+    ((headers, body),) = seen
+    assert body == b'{"Limit":1}'
+    assert headers["X-Amz-Target"] == "Kinesis_20131202.GetRecords"

@@ -143,7 +143,7 @@ async def test_a_reset_in_mid_body_is_unavailable_and_the_same_iterator_answers_
 
 
 async def test_a_slow_body_is_waited_for_and_a_stuck_one_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsqlcdc.sources.kinesis_client._BODY_PATIENCE", 0.3)
+    monkeypatch.setattr("dsqlcdc.sources.connections.PATIENCE", 0.3)
     stuck = asyncio.Event()
     slow = True
 
