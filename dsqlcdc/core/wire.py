@@ -82,8 +82,8 @@ def decoders(origin: Origin, key: Sequence[str]) -> tuple[Callable[[msgspec.Raw]
     columns = [(f"k{n}", int | str | float | bool) for n in range(len(key))]
     row = msgspec.defstruct("Key", columns, rename={f"k{n}": column for n, column in enumerate(key)}, gc=False)
     # A string that can only be this one is not made anew for each record.
-    names: list[Any] = [(name, Literal.__getitem__(getattr(origin, name))) for name in ("schema", "table")]
-    cluster = Literal.__getitem__(origin.cluster)
+    names: list[Any] = [(name, _only[getattr(origin, name)]) for name in ("schema", "table")]
+    cluster = _only[origin.cluster]
     names.append(("cluster", cluster) if origin.cluster else ("cluster", cluster, ""))
     here = msgspec.defstruct("Here", names, bases=(Origin,), gc=False, kw_only=True)
     image = (row | None, None)
@@ -100,6 +100,7 @@ class Unreadable(ValueError):
 
 
 parse = msgspec.json.Decoder(Envelope).decode
+_only: Any = Literal
 _text = msgspec.json.Decoder(str).decode
 _any = msgspec.json.Decoder(msgspec.Raw).decode
 

@@ -128,7 +128,8 @@ def test_an_image_that_was_put_in_stands_before_the_record() -> None:
 
 
 def test_control_a_record_that_is_not_held_to_the_table_it_is_taken_for_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "Literal", defaultdict(lambda: str))
+    anything: dict[str, type] = defaultdict(lambda: str)
+    monkeypatch.setattr(wire, "_only", anything)
     assert not _same(["insert", "update", "insert"])
 
 
