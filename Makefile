@@ -1,4 +1,4 @@
-# make install | demo | test | test-live | test-cdk | test-browser | check | docs | bench | bench-peers | lambda-zip      (nothing but Python 3.11 or newer is needed)
+# make install | demo | test | test-live | test-cdk | test-browser | check | docs | bench | bench-growth | bench-peers | lambda-zip      (nothing but Python 3.11 or newer is needed)
 #
 #   VENV=dir    where the environment is made (.venv)
 #   WHEEL=file  test this wheel, not the source tree (VENV should then be a fresh one)
@@ -17,7 +17,7 @@ SUBJECT := $(if $(WHEEL),$(WHEEL),-e .)
 # Neither the working directory nor a script's goes onto sys.path: what is installed is what runs.
 export PYTHONSAFEPATH := 1
 
-.PHONY: install demo test test-live test-cdk test-browser check docs bench bench-peers lambda-zip clean
+.PHONY: install demo test test-live test-cdk test-browser check docs bench bench-growth bench-peers lambda-zip clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -56,6 +56,11 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/pytest -m bench -s -p no:xdist tests/benchmarks
+
+# What grows, and what one machine carries; the charts of docs/performance.md are drawn anew. KEYS=10000000: ten million keys too.
+bench-growth: $(VENV)/.bench
+	BENCH_CHARTS=$(abspath docs/performance) BENCH_KEYS=$(or $(KEYS),1000000) \
+		$(BIN)/pytest -m bench -s -p no:xdist tests/benchmarks/test_growth.py tests/benchmarks/test_shards.py
 
 # Against other consumers: needs Go (1.24 or newer), and some minutes for Bento's build the first time.
 bench-peers: $(VENV)/.bench $(VENV)/peers/.installed

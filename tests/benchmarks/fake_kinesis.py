@@ -1,8 +1,10 @@
 """A fast Kinesis in a process of its own: every record is rendered before the first call, so that what is measured is the reader.
 
     python fake_kinesis.py --shards 4 --records 400000 --page 10000 [--row-bytes 0] [--latency 0.005] [--s3 0] [--stall-s3 0]
+                           [--live 5000] [--busy 10] [--lazy 1]
 
-Read only, no throttling, signatures unchecked. Prints `ready http://127.0.0.1:PORT` when all pages are there.
+Read only, no throttling, signatures unchecked. Prints `ready http://127.0.0.1:PORT` when all pages are there. With `--lazy` they are rendered
+when they are asked for: more records than memory holds.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import sys
 import time
 import zlib
+from bisect import bisect_left
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -67,22 +70,55 @@ def _reply(entries: bytes, following: str, behind: int) -> bytes:
     return b'{"Records":[%b],"NextShardIterator":"%b","MillisBehindLatest":%d}' % (entries, following.encode(), behind)
 
 
+class Layout:
+    """Which record is in which shard: in turn, the first shard `busy` times in each turn."""
+
+    def __init__(self, shards: int, busy: int) -> None:
+        self.turn = shards - 1 + busy
+        firsts = {n * self.turn // busy for n in range(busy)}
+        others = [n for n in range(self.turn) if n not in firsts]
+        self.places = [sorted(firsts), *([place] for place in others)]
+
+    def number(self, shard: int, index: int) -> int:
+        """The number, of all records, of a shard's index-th."""
+        turns, place = divmod(index, len(self.places[shard]))
+        return turns * self.turn + self.places[shard][place]
+
+    def count(self, shard: int, records: int) -> int:
+        """How many of the first `records` are in a shard."""
+        turns, rest = divmod(records, self.turn)
+        return turns * len(self.places[shard]) + bisect_left(self.places[shard], rest)
+
+
 class Server:
-    def __init__(self, shards: int, records: int, page: int, row_bytes: int, latency: float, live: float = 0.0) -> None:
+    def __init__(
+        self, layout: Layout, records: int, *, page: int, row_bytes: int, latency: float, live: float = 0.0, lazy: bool = False
+    ) -> None:
         """`live`: records a second, from some seconds after the start on; 0: all are there."""
-        self.count, self.latency, self.page, self.live = shards, latency, page, live
-        self.began = time.time() + 10 + records / 50_000 if live else 0.0
+        self.layout, self.count, self.records = layout, len(layout.places), records
+        self.latency, self.page, self.row_bytes, self.live = latency, page, row_bytes, live
+        self.began = 0.0
         self.leases = Leases()
+        if live:
+            since = time.perf_counter()
+            self.rendered(0, 0, layout.count(0, 2000))
+            each = (time.perf_counter() - since) / max(1, layout.count(0, 2000))
+            self.began = time.time() + 10 + 1.5 * each * records
+        self.total = [layout.count(shard, records) for shard in range(self.count)]
         self.blobs: list[bytes] = []
         self.ends: list[list[int]] = []
-        for shard in range(shards):
-            entries = [
-                entry(self.sequence(shard, i), self.at(n), record(n, row_bytes, int(self.at(n) * 1e9) if live else 0), i)
-                for i, n in enumerate(range(shard, records, shards))
-            ]
+        for shard in range(0 if lazy else self.count):
+            entries = self.rendered(shard, 0, self.total[shard])
             self.blobs.append(b",".join(entries))
             self.ends.append(list(accumulate((len(one) + 1 for one in entries), initial=0)))
-        self.total = [len(ends) - 1 for ends in self.ends]
+
+    def rendered(self, shard: int, low: int, high: int) -> list[bytes]:
+        """A shard's records from the low-th up to the high-th."""
+        numbers = [(index, self.layout.number(shard, index)) for index in range(low, high)]
+        return [
+            entry(self.sequence(shard, index), self.at(n), record(n, self.row_bytes, int(self.at(n) * 1e9) if self.live else 0), index)
+            for index, n in numbers
+        ]
 
     def at(self, n: int) -> float:
         """When the n-th record arrives, in seconds since the epoch."""
@@ -92,11 +128,11 @@ class Server:
         """Records of a shard that are there by now."""
         if not self.live:
             return self.total[shard]
-        return max(0, min(self.total[shard], int(((time.time() - self.began) * self.live - shard) / self.count)))
+        return self.layout.count(shard, max(0, min(self.records, int((time.time() - self.began) * self.live))))
 
     @staticmethod
     def sequence(shard: int, index: int) -> str:
-        return f"4966{shard:02d}{index:050d}"
+        return f"4966{shard:03d}{index:049d}"
 
     def shard(self, n: int) -> dict[str, Any]:
         low, high = SPACE * n // self.count, SPACE * (n + 1) // self.count - 1
@@ -123,8 +159,12 @@ class Server:
 
     def answered(self, shard: int, at: int, limit: int) -> bytes:
         written = self.written(shard)
-        ends, after = self.ends[shard], max(at, min(at + limit, written))
-        entries = self.blobs[shard][ends[at] : ends[after] - 1] if after > at else b""
+        after, entries = max(at, min(at + limit, written)), b""
+        if after > at and self.blobs:
+            ends = self.ends[shard]
+            entries = self.blobs[shard][ends[at] : ends[after] - 1]
+        elif after > at:
+            entries = b",".join(self.rendered(shard, at, after))
         return _reply(entries, f"{shard}:{after}", max(0, written - after))
 
     def answer(self, operation: str, asked: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +196,7 @@ class Server:
         if operation == "GetShardIterator":
             shard = int(asked["ShardId"].rpartition("-")[2])
             kind, sequence = asked["ShardIteratorType"], asked.get("StartingSequenceNumber", "")
-            index = int(sequence[6:]) if sequence else 0
+            index = int(sequence[7:]) if sequence else 0
             at = {"LATEST": self.written(shard), "AFTER_SEQUENCE_NUMBER": index + 1, "AT_SEQUENCE_NUMBER": index}.get(kind, 0)
             return {"ShardIterator": f"{shard}:{at}"}
         raise web.HTTPBadRequest(text=f"no {operation} here")
@@ -179,8 +219,11 @@ async def main() -> None:
     parser.add_argument("--live", type=float, default=0.0, help="records come at so many a second, from some seconds after the start on")
     parser.add_argument("--s3", type=int, default=0, help="serve an S3 that takes everything at once")
     parser.add_argument("--stall-s3", type=int, default=0, help="serve an S3 that lists nothing and never answers a write")
+    parser.add_argument("--busy", type=int, default=1, help="the first shard gets so many times the records of another")
+    parser.add_argument("--lazy", type=int, default=0, help="render a page when it is asked for")
     asked = parser.parse_args()
-    server = Server(asked.shards, asked.records, asked.page, asked.row_bytes, asked.latency, asked.live)
+    named = {name: getattr(asked, name) for name in ("page", "row_bytes", "latency", "live", "lazy")}
+    server = Server(Layout(asked.shards, asked.busy), asked.records, **named)
     app = web.Application(client_max_size=1 << 30)
     app.router.add_post("/", server.handle)
     if asked.s3:

@@ -13,7 +13,7 @@ from dsqlcdc.core.backoff import Backoff
 from dsqlcdc.core.ports import Checkpoint
 from dsqlcdc.core.records import Mark, Position
 from dsqlcdc.sources.budget import Budget, ReadLimits
-from dsqlcdc.sources.feed import Cursor
+from dsqlcdc.sources.feed import BEAT, Cursor, on_the_beat
 from dsqlcdc.sources.share import Share
 from dsqlcdc.testing.virtual import Deadlock, run
 from tests.sources.fake import EPOCH, FakeService
@@ -68,6 +68,31 @@ def test_an_idle_shard_is_polled_about_once_a_second() -> None:
         assert 80 <= len(service.shards[SHARD].reads) <= 120
 
     run(main())
+
+
+def test_the_polls_of_many_idle_shards_go_together() -> None:
+    async def main() -> None:
+        service = FakeService(40)
+        async with reading(await feeds_over(service, limits=None)) as source:
+            await source.start(None, warm_up=None)
+            pages = source.pages()
+            until = asyncio.get_running_loop().time() + 60
+            while asyncio.get_running_loop().time() < until:
+                await anext(pages)
+            await pages.aclose()  # type: ignore[attr-defined]
+        reads = [at for shard in service.shards.values() for at in shard.reads]
+        assert 40 * 48 <= len(reads) <= 40 * 72
+        assert len({round(at, 3) for at in reads}) <= 60 / BEAT * 1.1
+
+    run(main())
+
+
+@given(st.floats(0, 1e7), st.floats(0.2, 60))
+def test_a_poll_is_moved_by_no_more_than_a_twentieth_of_its_interval(due: float, poll: float) -> None:
+    moved = on_the_beat(due, poll)
+    assert abs(moved - due) <= min(BEAT, poll / 10) / 2 + 1e-6
+    assert abs(on_the_beat(moved, poll) - moved) <= 1e-6
+    assert on_the_beat(due, 0.0) == due
 
 
 async def follow(source: object, log: Log, count: int, slow: float = 0.0) -> None:
