@@ -34,7 +34,7 @@ def test_the_walk_through_can_be_followed(local_aws: LocalAws, tmp_path: Path, m
     copytree(EXAMPLE, work)
     environ = {**local_aws.environ, "STREAM": "orders-cdc", "BUCKET": "audit-lake", "AWS_REGION": "us-east-1"}
     script = script_of(block.text for block in blocks(EXAMPLE / "README.md", "bash"))
-    told = Clone(tmp_path, environ).walk(script, where="audit", timeout=580)
+    said = Clone(tmp_path, environ).walk(script, where="audit", timeout=580)
 
     changes = sorted((change for change in local_aws.changes() if change.table == "orders"), key=lambda change: change.version)
     alerts = [json.loads(line) for line in (work / "alerts.log").read_text().splitlines()[1:]]
@@ -43,7 +43,7 @@ def test_the_walk_through_can_be_followed(local_aws: LocalAws, tmp_path: Path, m
     assert len(told) == len(watched) > 0
     transactions = [alert["alert"].split(" in transaction ")[1].split()[0] for alert in alerts]
     assert transactions == [change.transaction for change in sorted(watched, key=lambda change: (change.version, change.transaction))]
-    assert changes[0].transaction in told
+    assert changes[0].transaction in said
 
 
 def test_what_is_for_a_real_account_is_a_command_with_parameters_that_the_api_has() -> None:

@@ -12,14 +12,15 @@ from pathlib import Path
 from .reading import ROOT
 
 _PROLOGUE = """\
-set -euo pipefail
+set -eu
+trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
 aws() {{ "{python}" -P "{aws}" "$@"; }}
 make() {{ :; }}
 .venv/bin/pip() {{ :; }}
 if [ -e names ]; then . ./names; fi
 """
 """The CLI is ours; what `make install` makes is there, with every extra; one script goes on where the one before ended."""
-_EPILOGUE = "\n{ export -p; if declare -F fill > /dev/null; then declare -f fill; fi; } > names\nkill $(jobs -p) 2> /dev/null || true\n"
+_EPILOGUE = "\n{ export -p; if declare -F fill > /dev/null; then declare -f fill; fi; } > names\n"
 _ARROW = re.compile(r"\s# (?:[^→\n]* )?→ (.*)$", re.MULTILINE)
 
 
@@ -58,7 +59,7 @@ class Clone:
     def walk(self, script: str, *, where: str = ".", timeout: float = 280.0) -> str:
         """The same, and what stands behind an arrow (`# → …`) is printed, in that order."""
         told = self.run(script, where=where, timeout=timeout)
-        assert not (left := unsaid(script, told)), f"not printed: {left}\n{told[-6000:]}"
+        assert not (left := unsaid(script, told)), f"not printed: {left}\n{told[:3000]}\n…\n{told[-3000:]}"
         return told
 
 
