@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from dsqlcdc.cli.output import counted, emit, emit_json, every_few_seconds, prin
 from dsqlcdc.cli.shape import AsJson, ConfigFile, group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from dsqlcdc.hosts.audit import Report, Told
 
@@ -51,8 +51,6 @@ def verify(
     Exits 0 where it is whole, 1 where something was altered or is missing, 3 where it is whole but for declared gaps. It says what it cannot
     prove. When it was stopped, the same command goes on: what was found to be whole and is as it was is not read again (--fresh: it is).
     """
-    import asyncio
-
     from dsqlcdc.cli.selection import span_of
     from dsqlcdc.config import load
     from dsqlcdc.errors import ConfigError
@@ -71,7 +69,7 @@ def verify(
         "fresh": fresh,
         "parallel": parallel,
     }
-    report = asyncio.run(work(load(Path(config)), sink, asked, _progress()))
+    report = _until_told(work(load(Path(config)), sink, asked, _progress()))
     if as_json:
         emit_json(report.as_json())
     else:
@@ -105,6 +103,24 @@ def digest(
         emit(key)
     if not written:
         say("No digest is missing.")
+
+
+def _until_told(work: Coroutine[Any, Any, Report]) -> Report:
+    """What the work says; SIGTERM ends it as SIGINT does, so that what was judged by then is noted. Raises Exit(143) then."""
+    import asyncio
+    import signal
+
+    async def main() -> Report:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        say("Stopped: the same command goes on from here.")
+        raise typer.Exit(128 + signal.SIGTERM) from None
 
 
 def _progress() -> Callable[[Told], None]:

@@ -10,10 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import botocore
 import msgspec
 import pytest
-from botocore.loaders import Loader
 
 from dsqlcdc.cli.app import invoke
 from dsqlcdc.core.ports import Commit, DeadLetter, Gap, Name
@@ -21,10 +19,9 @@ from dsqlcdc.core.records import END, Mark, Position
 from dsqlcdc.stores.files import FileDeadLetters
 from dsqlcdc.stores.sqlite_checkpoints import SqliteCheckpoints
 from dsqlcdc.testing.local import LocalAws
+from tests.clients import one_loader
 
 STREAM = "orders-cdc@1700000000"
-LOADER = Loader(extra_search_paths=[str(Path(botocore.__file__).parent / "data")])
-"""One for all clients: parsing the API models is what takes time."""
 
 
 class Answer(msgspec.Struct):
@@ -137,10 +134,6 @@ def empty(server: LocalAws, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name, value in server.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-    monkeypatch.setattr("botocore.loaders.create_loader", _one_loader)
+    monkeypatch.setattr("botocore.loaders.create_loader", one_loader)
     yield server.pipe("unrelated").cluster
     server.reset()
-
-
-def _one_loader(search_path_string: str | None = None) -> Loader:
-    return LOADER

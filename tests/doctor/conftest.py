@@ -8,16 +8,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import botocore
 import pytest
-from botocore.loaders import Loader
 
 from dsqlcdc.aws import Aws, client
 from dsqlcdc.cli.app import invoke
 from dsqlcdc.testing.local import LocalAws
+from tests.clients import one_loader
 
-LOADER = Loader(extra_search_paths=[str(Path(botocore.__file__).parent / "data")])
-"""One for all clients: parsing the API models is what takes time."""
 STREAM, ROLE, BUCKET = "orders-cdc", "orders-cdc-dsql", "lake"
 CONFIG = """
 pipeline: orders-cdc
@@ -87,7 +84,7 @@ def server() -> Iterator[LocalAws]:
 def shop(server: LocalAws, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     local_aws = server
     local_aws.reset()
-    monkeypatch.setattr("botocore.loaders.create_loader", lambda search_path_string=None: LOADER)
+    monkeypatch.setattr("botocore.loaders.create_loader", one_loader)
     for name, value in local_aws.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
-import botocore
 import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
-from botocore.loaders import Loader
 
 from dsqlcdc.aws import Aws
 from dsqlcdc.local import Local
+
+from ..clients import LOADER
 
 
 @pytest.fixture(autouse=True)
@@ -39,9 +38,7 @@ def account(aws: Local) -> Aws:
 
 
 class Clients:
-    """call.kinesis, call.dsql, …: aiobotocore clients that do not retry. One loader: parsing the API models is what takes time."""
-
-    loader = Loader(extra_search_paths=[str(Path(botocore.__file__).parent / "data")])
+    """call.kinesis, call.dsql, …: aiobotocore clients that do not retry."""
 
     def __init__(self, endpoint: str, services: dict[str, Any]) -> None:
         self.endpoint, self._services = endpoint, services
@@ -59,7 +56,7 @@ def services(request: pytest.FixtureRequest) -> list[str]:
 @pytest.fixture
 async def call(aws: Local, services: list[str]) -> AsyncIterator[Clients]:
     session = AioSession()
-    session.register_component("data_loader", Clients.loader)
+    session.register_component("data_loader", LOADER)
     config = AioConfig(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, read_timeout=5)
     async with AsyncExitStack() as stack:
         made: dict[str, Any] = {}

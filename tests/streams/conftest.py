@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
-import botocore
 import pytest
-from botocore.loaders import Loader
 
 from dsqlcdc.aws import Aws
 from dsqlcdc.local import Local
 from dsqlcdc.streams.clients import Clients, open_clients
 from dsqlcdc.streams.desired import Desired, Target
 
+from ..clients import one_loader
 from .manager import Manager
-
-LOADER = Loader(extra_search_paths=[str(Path(botocore.__file__).parent / "data")])
-"""One for all clients: parsing the API models is what takes time."""
-
-
-def _one_loader(search_path_string: str | None = None) -> Loader:
-    return LOADER
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +21,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "local")
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("botocore.loaders.create_loader", _one_loader)
+    monkeypatch.setattr("botocore.loaders.create_loader", one_loader)
 
 
 @pytest.fixture

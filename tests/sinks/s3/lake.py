@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import struct
 import types
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -133,7 +132,7 @@ def change(number: int, *, shard: str = "s1", sequence: int | None = None, versi
 
 
 def _id(key: bytes, version: int) -> bytes:
-    named = msgspec.json.encode([ORDERS.cluster, ORDERS.schema, ORDERS.name]) + key + struct.pack(">q", version)
+    named = msgspec.json.encode([ORDERS.cluster, ORDERS.schema, ORDERS.name]) + key + version.to_bytes(8 if version < 2**63 else 16)
     return hashlib.blake2b(named, digest_size=16).digest()
 
 

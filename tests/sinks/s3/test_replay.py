@@ -135,8 +135,9 @@ async def test_a_replay_begun_and_left_costs_no_row() -> None:
 
 async def test_a_row_that_no_object_can_hold_is_dead_and_leaves_nothing() -> None:
     bucket = Bucket()
-    setbacks = await replayed(bucket, change(5, version=2**63 - 1))
-    assert bucket.ids() in ([], [change(5).id])
+    late = change(5, version=2**63 - 1)
+    setbacks = await replayed(bucket, late)
+    assert bucket.ids() in ([], [late.id])
     lone = change(6, raw=b"\xff")
     assert verdicts(await replayed(bucket, lone, options={"raw": True})) == [Verdict.DEAD]
     assert verdicts(setbacks) == []
