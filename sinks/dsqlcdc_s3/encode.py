@@ -120,9 +120,9 @@ class _Growing:
         self._object = hashlib.sha256()
         self._out: list[bytes] = []
         self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
-        self._written = 0
-        self._uncompressed = 0
+        self._waiting_bytes: int = 0
+        self._written: int = 0
+        self._uncompressed: int = 0
         self._oldest = self._newest = 0
         self._arrivals: list[float] = []
         self.indexes: list[int] = []
