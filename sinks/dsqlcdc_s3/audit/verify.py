@@ -67,10 +67,9 @@ class Verification:
         progress = self._open()
         try:
             await self._run(progress)
-        except BaseException:
+            progress.done()
+        finally:
             progress.close()
-            raise
-        progress.done()
         return self.report
 
     async def _run(self, progress: Progress) -> None:
