@@ -12,6 +12,7 @@ from dsqlcdc.core.ports import Memory
 from dsqlcdc.core.tables import key_hash
 
 _ID = 16
+_MET = slice(1, _ID)  # the bytes of an id by which it is told whether it has been met: all 16 would cost 16 more in CPython's allocator
 _ENTRY = struct.Struct(">16sq")
 
 
@@ -111,7 +112,7 @@ class Unique:
             return [], []
         young = self._memory.young(changes[-1].arrived)
         older = [g.entries for g in self._memory.generations if g.entries is not young]
-        ids = [change.id for change in changes]
+        ids = [change.id[_MET] for change in changes]
         if all(entries.isdisjoint(ids) for entries in (young, *older)):
             before = len(young)
             young.update(ids)  # none has been met: nearly always so, and by far cheaper than one at a time
@@ -133,7 +134,7 @@ class Unique:
         self._pages.append((ids, owed))
         originals = self._originals = self._originals if self._originals is not None else self._index()
         for change, debt in zip(changes, debts, strict=True):
-            id = change.id
+            id = change.id[_MET]
             if id in young or any(id in entries for entries in older):
                 self._again(change, originals.get(id), debt)
                 continue
@@ -154,20 +155,21 @@ class Unique:
             self._ledger.join(original, debt, Outcome.DUPLICATE)
             return
         self._ledger.settle((debt,), Outcome.DUPLICATE)
-        if change.id in self._known:  # the sink need not say so again once the frontier has passed this record
+        if change.id[_MET] in self._known:  # the sink need not say so again once the frontier has passed this record
             self.settled((change,))
 
     def settled(self, changes: Sequence[Change]) -> None:
-        self._fresh.extend([change.id for change in changes])
         if changes:
+            self._fresh.append(b"".join([change.id for change in changes]))
             self._newest = max(self._newest, max([change.arrived for change in changes]))
 
     def remember(self, changes: Iterable[Change]) -> None:
         for change in changes:
-            self._memory.young(change.arrived).add(change.id)
+            self._memory.young(change.arrived).add(change.id[_MET])
 
     def remember_id(self, id: bytes, arrived: float) -> None:
         """A change that the sink itself says is in."""
+        id = id[_MET]
         if id not in self._memory:
             self._memory.young(arrived).add(id)
             self._known.add(id)
@@ -183,7 +185,7 @@ class Unique:
 
     def load(self, memory: Memory) -> None:
         blob, entries = memory.blob, self._memory.young(memory.newest)
-        entries.update([blob[n : n + _ID] for n in range(0, len(blob), _ID)])
+        entries.update([blob[n + 1 : n + _ID] for n in range(0, len(blob), _ID)])
 
     def forget(self, horizon: float) -> None:
         self._memory.forget(horizon)
