@@ -200,7 +200,7 @@ def compact(
     config: ConfigFile,
     older_than: Annotated[str, typer.Option(help="Hours that ended so long ago.")] = "24h",
     size: Annotated[
-        str, typer.Option(help="Bytes of an object at the most, up to 256MiB. A run takes four times that of memory.")
+        str, typer.Option(help="Bytes of an object at the most, up to 256MiB. A run takes twice that of room in TMPDIR.")
     ] = "128MiB",
     dry: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     sink: SinkOption = "",

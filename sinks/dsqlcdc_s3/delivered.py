@@ -15,10 +15,13 @@ import msgspec
 from dsqlcdc import parquet
 from dsqlcdc.contract import Misconfigured
 from dsqlcdc_s3.objects import Objects
+from dsqlcdc_s3.room import no_room, unnamed
 
 _STEP = 1024 * 1024
 _INLINE = 128 * 1024
 """Parquet below this many bytes is read in the loop: a thread would cost more."""
+_HELD = 32 * 1024 * 1024
+"""Parquet up to these bytes is held in memory, as it was while it was written; a compacted object goes to disk."""
 _MILLISECOND = 0.001
 """What a line's arrived_at may be rounded by."""
 
@@ -84,16 +87,22 @@ async def content(objects: Objects, key: str) -> AsyncGenerator[bytes, None]:
 
 
 async def _parquet(objects: Objects, key: str) -> AsyncGenerator[bytes, None]:
-    body = b"".join([chunk async for chunk in objects.get(key)])
-    read = parquet.lines(body)
-    while True:
-        try:
-            text = await asyncio.to_thread(next, read, b"") if len(body) > _INLINE else next(read, b"")
-        except ValueError as error:
-            raise _damaged(key, str(error)) from error
-        if not text:
-            return
-        yield text
+    with unnamed(in_memory=_HELD) as body:
+        async with aclosing(objects.get(key)) as chunks:
+            async for chunk in chunks:
+                try:
+                    body.write(chunk)
+                except OSError as error:
+                    raise no_room(error) from error
+        large, read = body.tell() > _INLINE, parquet.lines(body)
+        while True:
+            try:
+                text = await asyncio.to_thread(next, read, b"") if large else next(read, b"")
+            except ValueError as error:
+                raise _damaged(key, str(error)) from error
+            if not text:
+                return
+            yield text
 
 
 async def content_sha256(objects: Objects, key: str) -> tuple[str, bool]:
