@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
-from dsqlcdc.contract import Change
+from dsqlcdc.contract import Change, Setback
 from dsqlcdc.lines import received
 from dsqlcdc_webhook.event import DATA, STRUCTURED, data, event, headers, referring
 
 Format = Literal["cloudevents", "cloudevents_binary", "raw"]
 _STRUCTURED = {"Content-Type": STRUCTURED}
 _RAW = {"Content-Type": DATA}
+_AHEAD, _AHEAD_BYTES = 32, 64 * 1024
 
 
 class Parcel(msgspec.Struct, frozen=True, gc=False):
     """One change on its way: its place in the batch given to `write`, the change, the exact body, the headers that say what it is.
 
-    `dataref`: where its data is, for one whose data is elsewhere.
+    `dataref`: where its data is, for one whose data is elsewhere. `signed`: the headers with the signature, good for the second `signed_at`.
     """
 
     index: int
@@ -27,6 +28,8 @@ class Parcel(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     headers: Mapping[str, str]
     dataref: str = ""
+    signed: Mapping[str, str] = {}
+    signed_at: int = 0
 
 
 Form = Callable[[int, Change], Parcel]
@@ -57,3 +60,37 @@ def claimed(parcel: Parcel, format: Format, dataref: str) -> Parcel:
     if format == "cloudevents_binary":
         return Parcel(parcel.index, change, b"", headers(change, dataref), dataref)
     return Parcel(parcel.index, change, referring(change, dataref), _STRUCTURED, dataref)
+
+
+class Made:
+    """The parcels of a batch, each made once, some ahead of what is asked for: one behind the other they cost a third of what each costs between
+    two requests, where nothing of it is in the processor's cache."""
+
+    def __init__(self, changes: Sequence[Change], make: Callable[[int, Change], Parcel | Setback]) -> None:
+        self._changes, self._make = changes, make
+        self._made: dict[int, Parcel | Setback] = {}
+        self._until = 0
+
+    def look(self, index: int) -> Parcel | Setback:
+        """What is to be sent of the change at this place, or what is to be said of it."""
+        while self._until <= index:
+            self._more()
+        made = self._made.get(index)
+        if made is None:  # it was taken before
+            made = self._made[index] = self._make(index, self._changes[index])
+        return made
+
+    def take(self, index: int) -> Parcel | Setback:
+        """The same, of which nothing is kept."""
+        made = self.look(index)
+        del self._made[index]
+        return made
+
+    def _more(self) -> None:
+        size = 0
+        for index in range(self._until, min(self._until + _AHEAD, len(self._changes))):
+            made = self._made[index] = self._make(index, self._changes[index])
+            self._until = index + 1
+            size += len(made.body) if isinstance(made, Parcel) else 0
+            if size > _AHEAD_BYTES:
+                return

@@ -70,14 +70,14 @@ class HttpPost:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={**headers, "User-Agent": "dsqlcdc", "Accept": "*/*", "Accept-Encoding": "identity"},
-            skip_auto_headers=("Content-Type",),
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout),
         )
 
     async def __call__(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         data = BytesIO(body) if len(body) > _AT_ONCE else body
         try:
-            response = await self._session.post(self._url, data=data, headers=headers, allow_redirects=False)
+            skip = None if "Content-Type" in headers else ("Content-Type",)
+            response = await self._session.post(self._url, data=data, headers=headers, allow_redirects=False, skip_auto_headers=skip)
             self._met = True
             wait = response.headers.get("Retry-After")
             if response.content.at_eof():  # no body: what most receivers answer; the connection is free again

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import msgspec
 from pydantic import SecretStr
 
 from dsqlcdc.contract import Change, Misconfigured, Setback, Unavailable, Verdict
@@ -15,7 +16,7 @@ from dsqlcdc_webhook.endpoint import Endpoint
 from dsqlcdc_webhook.event import BATCH, data
 from dsqlcdc_webhook.named import NAMED_FOR, Named
 from dsqlcdc_webhook.options import Options
-from dsqlcdc_webhook.parcel import FORMS, Format, Parcel, claimed
+from dsqlcdc_webhook.parcel import FORMS, Format, Made, Parcel, claimed
 from dsqlcdc_webhook.post import NoAnswer, Post
 from dsqlcdc_webhook.rounds import Round
 from dsqlcdc_webhook.sign import Signer
@@ -48,15 +49,13 @@ class Requests:
 
     def round(self, changes: Sequence[Change]) -> Round:
         """The sending of these changes."""
+        made = Made(changes, self._parcel)
+        send, limit = partial(self._send, made), self._endpoint.limit
         if self._batch is None:
-            return Round(changes, partial(self._send, changes, None), self._endpoint.limit, strict=self._strict)
-        made: dict[int, Parcel | Setback] = {}
-        fits = partial(self._fits, changes, made)
-        return Round(
-            changes, partial(self._send, changes, made), self._endpoint.limit, most=self._batch.max_items, fits=fits, strict=self._strict
-        )
+            return Round(changes, send, limit, strict=self._strict)
+        return Round(changes, send, limit, most=self._batch.max_items, fits=partial(self._fits, changes, made), strict=self._strict)
 
-    def _fits(self, changes: Sequence[Change], made: dict[int, Parcel | Setback], indices: Sequence[int]) -> int:
+    def _fits(self, changes: Sequence[Change], made: Made, indices: Sequence[int]) -> int:
         sizes: list[int] = []
         total = 0
         for index in indices:
@@ -64,9 +63,7 @@ class Requests:
                 if not sizes:
                     return 1
                 break
-            if index not in made:
-                made[index] = self._parcel(index, changes[index])
-            sizes.append(self._size(made[index]))
+            sizes.append(self._size(made.look(index)))
             total += sizes[-1] + 1
             if total > self._most_bytes:
                 break
@@ -82,19 +79,26 @@ class Requests:
 
     def _parcel(self, index: int, change: Change) -> Parcel | Setback:
         try:
-            return self._form(index, change)
+            parcel = self._form(index, change)
         except (ValueError, OverflowError) as error:
             return Setback(index, Verdict.DEAD, "bad_row", f"the event cannot be written: {error}")
+        if self._batch is None and not self._large(parcel):
+            now = int(self._clock())
+            return msgspec.structs.replace(parcel, signed=self._signed(change.id.hex(), parcel.headers, parcel.body, now), signed_at=now)
+        return parcel
 
-    async def _send(self, changes: Sequence[Change], made: dict[int, Parcel | Setback] | None, indices: Sequence[int]) -> Said:
+    def _signed(self, id: str, headers: Mapping[str, str], body: bytes, now: int) -> Mapping[str, str]:
+        return {**headers, "webhook-id": id, "webhook-timestamp": str(now), "webhook-signature": self._sign(id, now, body)}
+
+    async def _send(self, made: Made, indices: Sequence[int]) -> Said:
         """Send these in one request. What cannot be written or put away is left out of it."""
-        if made is None and self._above is None:  # the plain road, without detours: it is taken often
-            parcel = self._parcel(indices[0], changes[indices[0]])
+        if self._batch is None and self._above is None:  # the plain road, without detours: it is taken often
+            parcel = made.take(indices[0])
             return (parcel,) if isinstance(parcel, Setback) else await self._deliver((parcel,))
         said: dict[int, Setback | None] = {}
         parcels: list[Parcel] = []
         for index in indices:
-            parcel = (made or {}).pop(index, None) or self._parcel(index, changes[index])
+            parcel = made.take(index)
             if isinstance(parcel, Parcel) and self._large(parcel):
                 parcel = await self._claim(parcel)
             if isinstance(parcel, Parcel):
@@ -121,16 +125,18 @@ class Requests:
 
     async def _deliver(self, parcels: Sequence[Parcel]) -> Said:
         alone = self._batch is not None and len(parcels) == 1 and self._named.goes_alone(parcels[0].change.id)
+        now = int(self._clock())
         if self._batch is None or alone:
             parcel = parcels[0]
-            id, body, headers = parcel.change.id.hex(), parcel.body, parcel.headers
+            body = parcel.body
+            headers = parcel.signed if parcel.signed_at == now else self._signed(parcel.change.id.hex(), parcel.headers, body, now)
         else:
-            id, body, headers = batch_id(parcels), batch_body(parcels), _BATCH
-        now = int(self._clock())
-        signature = self._sign(id, now, body)
+            body = batch_body(parcels)
+            headers = self._signed(batch_id(parcels), _BATCH, body, now)
+        signature = headers["webhook-signature"]
         round = self._endpoint.start()
         try:
-            answer = await self._post(body, {**headers, "webhook-id": id, "webhook-timestamp": str(now), "webhook-signature": signature})
+            answer = await self._post(body, headers)
         except NoAnswer as error:
             self._endpoint.silent(error.why, error.untrusted, round)
             return _all(parcels, Verdict.RETRY, "no_answer", error.why)

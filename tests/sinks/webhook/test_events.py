@@ -87,6 +87,17 @@ async def test_every_active_secret_signs_and_each_attempt_anew() -> None:
             Webhook(SECRET).verify(body + b" ", dict(headers))
 
 
+async def test_a_signature_is_of_the_second_in_which_it_is_sent() -> None:
+    """However long ago the body was made: many are made at once, and wait for those before them."""
+    now, post = int(time.time()), Script()
+    async with webhook(post=post, clock=lambda: now + len(post.sent) / 3, concurrency=1) as sink:
+        assert list(await sink.write([change(n, n) for n in range(50)])) == []
+    assert [int(headers["webhook-timestamp"]) for headers, _ in post.sent] == [now + n // 3 for n in range(50)]
+    assert [event["subject"] for event in post.events] == [f"public.orders/{n}" for n in range(50)]
+    for headers, body in post.sent:
+        Webhook(SECRET).verify(body, dict(headers))
+
+
 async def test_the_same_change_has_the_same_id_and_body_in_another_process() -> None:
     posts = Script(), Script()
     for post in posts:
