@@ -1,7 +1,7 @@
 """A fast Kinesis in a process of its own: every record is rendered before the first call, so that what is measured is the reader.
 
     python fake_kinesis.py --shards 4 --records 400000 --page 10000 [--row-bytes 0] [--latency 0.005] [--s3 0] [--stall-s3 0]
-                           [--live 5000] [--busy 10] [--lazy 1]
+                           [--live 5000] [--busy 10] [--lazy 1] [--keys 1000]
 
 Read only, no throttling, signatures unchecked. Prints `ready http://127.0.0.1:PORT` when all pages are there. With `--lazy` they are rendered
 when they are asked for: more records than memory holds.
@@ -32,15 +32,16 @@ CLUSTER = "kmabugltfmjdaj2siqr2qbxgju"
 SPACE = 1 << 128
 
 
-def record(n: int, row_bytes: int = 0, ts: int = 0) -> bytes:
+def record(n: int, row_bytes: int = 0, ts: int = 0, keys: int = 0) -> bytes:
     """The n-th record: about 520 bytes in the shape of a DSQL CDC record, 1 in 21 a delete; with `row_bytes` a text column of that size.
-    `ts`: when it was committed, in nanoseconds."""
+    `ts`: when it was committed, in nanoseconds. `keys`: of so many rows, in turn; else each is of another."""
     ts = ts or T0 + n * 1_000_003
     source = (
         f'"source":{{"version":"1.0","ts_ms":{ts // 10**6},"ts_ns":{ts},"txId":"{n:026d}","schema":"public","table":"order_items",'
         f'"db":"postgres","cluster":"{CLUSTER}"}},"ts_ms":{ts // 10**6 + 125},"ts_ns":{ts + 125_483_291}}}'
     )
-    key = f'"order_id":{n // 8 + 100_000},"item_id":{n % 50}'
+    row_number = n % keys if keys else n
+    key = f'"order_id":{row_number // 8 + 100_000},"item_id":{row_number % 50}'
     if n % 21 == 20 and not row_bytes:
         return f'{{"type":"full","op":"d","before":{{{key}}},"after":null,{source}'.encode()
     text = "x" * row_bytes if row_bytes else f"hello world, a somewhat longer text field: café no. {n % 1000}"
@@ -92,11 +93,20 @@ class Layout:
 
 class Server:
     def __init__(
-        self, layout: Layout, records: int, *, page: int, row_bytes: int, latency: float, live: float = 0.0, lazy: bool = False
+        self,
+        layout: Layout,
+        records: int,
+        *,
+        page: int,
+        row_bytes: int,
+        latency: float,
+        live: float = 0.0,
+        lazy: bool = False,
+        keys: int = 0,
     ) -> None:
         """`live`: records a second, from some seconds after the start on; 0: all are there."""
         self.layout, self.count, self.records = layout, len(layout.places), records
-        self.latency, self.page, self.row_bytes, self.live = latency, page, row_bytes, live
+        self.latency, self.page, self.row_bytes, self.live, self.keys = latency, page, row_bytes, live, keys
         self.began = 0.0
         self.leases = Leases()
         if live:
@@ -116,7 +126,12 @@ class Server:
         """A shard's records from the low-th up to the high-th."""
         numbers = [(index, self.layout.number(shard, index)) for index in range(low, high)]
         return [
-            entry(self.sequence(shard, index), self.at(n), record(n, self.row_bytes, int(self.at(n) * 1e9) if self.live else 0), index)
+            entry(
+                self.sequence(shard, index),
+                self.at(n),
+                record(n, self.row_bytes, int(self.at(n) * 1e9) if self.live else 0, self.keys),
+                index,
+            )
             for index, n in numbers
         ]
 
@@ -220,9 +235,10 @@ async def main() -> None:
     parser.add_argument("--s3", type=int, default=0, help="serve an S3 that takes everything at once")
     parser.add_argument("--stall-s3", type=int, default=0, help="serve an S3 that lists nothing and never answers a write")
     parser.add_argument("--busy", type=int, default=1, help="the first shard gets so many times the records of another")
+    parser.add_argument("--keys", type=int, default=0, help="the records are of so many rows, in turn")
     parser.add_argument("--lazy", type=int, default=0, help="render a page when it is asked for")
     asked = parser.parse_args()
-    named = {name: getattr(asked, name) for name in ("page", "row_bytes", "latency", "live", "lazy")}
+    named = {name: getattr(asked, name) for name in ("page", "row_bytes", "latency", "live", "lazy", "keys")}
     server = Server(Layout(asked.shards, asked.busy), asked.records, **named)
     app = web.Application(client_max_size=1 << 30)
     app.router.add_post("/", server.handle)
