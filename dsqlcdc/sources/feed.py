@@ -116,7 +116,7 @@ class Feed:
         self._readers: dict[int, tuple[Cursor, Credit]] = {}
         self._recent: deque[Fetched] = deque()
         self._tip: tuple[Position, int, float] | None = None
-        self._expected = _SMALL
+        self._expected = 0
         self._refusals = 0
 
     def attach(self, cursor: Cursor, share: Share) -> None:
@@ -149,7 +149,7 @@ class Feed:
             if wait > 0:
                 await asyncio.sleep(wait)
                 continue
-            expected = self._expected
+            expected = self._expected or max(_SMALL, self._window.usual)
             room = Room(share, expected)
             await room.open()
             try:
@@ -322,6 +322,7 @@ class Feed:
         self._heard(reply.now)
         self._counters.received(len(reply.records), payload)
         self._expected = max(_SMALL, reply.size)
+        self._window.learn(self._expected)
         fetched = self._fetched(cursor, reply.records, reply.iterator, verifying, payload)
         fetched.begun, fetched.now = begun, (reply.now or sent_at) - VISIBLE
         fetched.behind, fetched.children = reply.behind, tuple(reply.children)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Generic, Protocol, TypeVar
 
 from dsqlcdc.sources.share import Credit, Share
@@ -37,17 +38,30 @@ class Window(Generic[T]):
     """Over all shards: up to `limit` bytes of kept pages and of those being read for several, or one page of any size.
 
     Where there is no room, a page that nobody is waited for goes first; else whoever wants to read on waits until those behind have taken
-    theirs. As long as a pipeline has nothing left to work on, that is charged to those for whom the oldest page is kept, by ticks of the
-    loop: time in which the processor was busy counts for little, as pipelines that only share it are like in speed.
+    theirs. As long as a pipeline has nothing left to work on, that is charged to those for whom the oldest page is kept: the time in which
+    the loop had nothing to do either, as pipelines that only share the processor are like in speed.
+
+    `busy`: seconds for which the loop's thread has worked so far.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, busy: Callable[[], float] = time.thread_time) -> None:
+        self.limit, self._busy = limit, busy
         self.bytes = 0
+        self._usual = 0
+        self._ticked = self._worked = 0.0
         self._held = 0
         self._kept: OrderedDict[int, tuple[T, int, Keeper[T]]] = OrderedDict()
         self._waiting: deque[tuple[asyncio.Future[None], int, Keeper[T], Share]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def usual(self) -> int:
+        """Bytes to expect of a shard that has not been read yet; while nothing is known of any, so many that few are read at once."""
+        return self._usual or self.limit // 8
+
+    def learn(self, size: int) -> None:
+        """A page of some shard had so many bytes."""
+        self._usual = max(size, self._usual * 7 // 8)
 
     def hold(self, size: int, *, called: bool) -> Hold | None:
         """Room for a page to be read, if there is some now and nobody has waited longer. `called`: by `wait`."""
@@ -75,7 +89,7 @@ class Window(Generic[T]):
         entry = (future, size, keeper, share)
         self._waiting.append(entry)
         if self._timer is None:
-            self._timer = loop.call_later(_TICK, self._tick, loop)
+            self._wind(loop)
         try:
             await future
         finally:
@@ -134,18 +148,24 @@ class Window(Generic[T]):
         if self._waiting and self._room(self._waiting[0][1]):
             self._waiting.popleft()[0].set_result(None)
 
+    def _wind(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._ticked, self._worked = loop.time(), self._busy()
+        self._timer = loop.call_later(_TICK, self._tick, loop)
+
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         if not self._waiting:
             return
-        if any(share.hungry for _, _, _, share in self._waiting):
-            self._charge(loop.time())
+        now = loop.time()
+        idle = min(_TICK, now - self._ticked - (self._busy() - self._worked))
+        if idle > 0 and any(share.hungry for _, _, _, share in self._waiting):
+            self._charge(idle, now)
         self._wake()
-        self._timer = loop.call_later(_TICK, self._tick, loop)
+        self._wind(loop)
 
-    def _charge(self, now: float) -> None:
+    def _charge(self, idle: float, now: float) -> None:
         for thing, _, keeper in self._kept.values():
             if owed := keeper.owed(thing):
                 for credit in owed:
-                    credit.spend(_TICK, now)
+                    credit.spend(idle, now)
                 return
