@@ -190,11 +190,12 @@ class KinesisSource:
             self._feeds.leave(self._share)
 
     async def _stop(self) -> None:
-        tasks, self._tasks = self._tasks, set()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
+        """On return all reading has ended, whoever else is stopping it."""
+        for task in self._tasks:
+            if not task.cancelling():  # a second time would break off how it ends
+                task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -10,10 +10,11 @@ from dsqlcdc.aws import EXPIRED
 from dsqlcdc.core.ports import Checkpoint
 from dsqlcdc.core.records import END, TRIM_HORIZON, Mark, Position
 from dsqlcdc.errors import Misconfigured, Unavailable
-from dsqlcdc.sources.service import Expired, Throttled
+from dsqlcdc.sources.kinesis import KinesisSource
+from dsqlcdc.sources.service import Admit, Expired, Reply, Throttled
 from dsqlcdc.testing.virtual import run
 from tests.sources.fake import DAY, EPOCH, FakeService
-from tests.sources.reading import Log, feeds_over, read_once, read_until, reading, tasks_left
+from tests.sources.reading import Gaps, Log, feeds_over, read_once, read_until, reading, tasks_left
 
 
 def ids(service: FakeService) -> list[str]:
@@ -245,6 +246,35 @@ def test_without_a_deadline_an_outage_of_a_day_loses_nothing() -> None:
         assert log.sequences() == written
         assert asyncio.get_running_loop().time() > 0.8 * DAY
         assert feeds.counters.snapshot().retries["E120"] == 9000
+
+    run(main())
+
+
+class Slow(FakeService):
+    """A service whose requests take a second to be broken off."""
+
+    async def records(self, shard: str, iterator: str, limit: int, admit: Admit) -> Reply:
+        try:
+            return await super().records(shard, iterator, limit, admit)
+        except asyncio.CancelledError:
+            await asyncio.sleep(1)
+            raise
+
+
+def test_whoever_ends_the_reading_returns_when_it_has_ended_though_another_ends_it_too() -> None:
+    async def main() -> None:
+        service = Slow(4)
+        source = KinesisSource(await feeds_over(service), pipeline="p", sink="s", on_gap=Gaps())
+        await source.start(None, warm_up=None)
+        service.latency = 20
+        waiting = asyncio.create_task(anext(source.pages()))
+        await asyncio.sleep(25)
+        waiting.cancel()
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        await source.close()
+        assert [task for task in tasks_left() if task is not waiting] == []
+        await asyncio.wait([waiting])
 
     run(main())
 
