@@ -22,11 +22,14 @@ _SECRET = re.compile(
     r"secret|^headers$|passw(or)?d|passphrase|pwd|token|credential|authorization|signature|(^|[_-])(auth|keys?)$|api[_-]?key|private", re.I
 )
 _OPEN = re.compile(r"^(kms_key(_id)?|allow_private|key_columns)$", re.I)
+_NAMES_A_KEY = re.compile(r"(arn:[\w-]+:kms:|alias/)[\w:/-]{1,200}|[^\s:]{1,200}\.(pem|key|p8|der)")
 
 
-def is_secret(name: str) -> bool:
-    """An option of this name is never shown: secret, password, token, key and their like."""
-    return bool(_SECRET.search(name)) and not _OPEN.match(name)
+def is_secret(name: str, value: object) -> bool:
+    """An option of this name is never shown: secret, password, token, key and their like. `key` is where it names a key of KMS, or a file."""
+    if not _SECRET.search(name) or _OPEN.match(name):
+        return False
+    return name != "key" or not isinstance(value, str) or not _NAMES_A_KEY.fullmatch(value)
 
 
 def show(config: Config) -> dict[str, Any]:
@@ -53,7 +56,7 @@ def secrets_of(data: Any, *, hidden: bool = False) -> Iterator[str]:
     """Every text of a sink's options that may not be shown: under a secret's name, or the user or query of a URL."""
     if isinstance(data, Mapping):
         for name, value in cast(Mapping[str, Any], data).items():
-            yield from secrets_of(value, hidden=hidden or is_secret(str(name)))
+            yield from secrets_of(value, hidden=hidden or is_secret(str(name), value))
     elif isinstance(data, (list, tuple)):
         for value in cast(Sequence[Any], data):
             yield from secrets_of(value, hidden=hidden)
@@ -109,7 +112,7 @@ def _options(sink: SinkConfig) -> Mapping[str, Any]:
 
 
 def _mask(name: str, value: Any) -> Any:
-    if is_secret(name) and value is not None and not isinstance(value, bool):
+    if is_secret(name, value) and value is not None and not isinstance(value, bool):
         return [MASK] * len(cast(Sequence[Any], value)) if isinstance(value, (list, tuple)) else MASK
     if isinstance(value, Mapping):
         return {str(key): _mask(str(key), inner) for key, inner in cast(Mapping[str, Any], value).items()}

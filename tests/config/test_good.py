@@ -101,6 +101,11 @@ def test_secrets_are_masked_and_what_is_none_is_shown() -> None:
         "url": "https://user:hunter2@example.org/path?token=hunter2",
         "secrets": ["hunter2", "hunter2"],
         "nested": {"api_key": "hunter2", "kms_key": "arn:x"},
+        "tls": {"key": "keys/client.pem"},
+        "digest": {"key": "alias/lake"},
+        "signing": {"key": "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"},
+        "other": {"key": "hunter2"},
+        "pasted": {"key": "-----BEGIN PRIVATE KEY-----\nMC4CAQ==\n-----END PRIVATE KEY-----\nx.pem"},
         "bucket": "lake",
     }
     masked = {name: _mask(name, value) for name, value in options.items()}
@@ -108,6 +113,11 @@ def test_secrets_are_masked_and_what_is_none_is_shown() -> None:
         "url": "https://***@example.org/path?***",
         "secrets": ["***", "***"],
         "nested": {"api_key": "***", "kms_key": "arn:x"},
+        "tls": {"key": "keys/client.pem"},
+        "digest": {"key": "alias/lake"},
+        "signing": {"key": "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"},
+        "other": {"key": "***"},
+        "pasted": {"key": "***"},
         "bucket": "lake",
     }
 
