@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import random as random_module
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-
-import msgspec
+from collections.abc import Callable
 
 from dsqlcdc.core.records import Position, Record
 from dsqlcdc.sources.budget import Budget
 from dsqlcdc.sources.counts import Counters
+from dsqlcdc.sources.fetched import Cursor, Fetched, after, number, past
 from dsqlcdc.sources.service import Expired, Oversize, Service, Throttled
-from dsqlcdc.sources.shards import Shard
 from dsqlcdc.sources.share import Credit, Room, Share
+from dsqlcdc.sources.turns import Turns
 from dsqlcdc.sources.window import Hold, Window
 
 ITERATOR_LIFE = 285.0
@@ -33,55 +30,6 @@ BEAT = 0.1
 """Seconds between two times at which polls are sent; a tenth of the poll interval where that is less."""
 _SMALL = 64 * 1024
 _WALK = 60.0
-
-
-class Cursor(msgspec.Struct):
-    """Where one pipeline reads one shard. Owned by that pipeline's reader.
-
-    `verifying`: the iterator stands AT the record of `position`, which has not been seen yet. `seen`: the newest fetch taken.
-    `verify`: do not trust an iterator further, begin AT the record again.
-    """
-
-    owner: int
-    position: Position
-    iterator: str | None = None
-    iterator_at: float = 0.0
-    verifying: bool = False
-    verify: bool = False
-    seen: int = -1
-
-
-class Fetched(msgspec.Struct):
-    """One GetRecords answer. It holds the interval after `start` up to its last record.
-
-    `lo`: the number of the record it follows (−1: it begins at a time or the trim horizon). `found`: it was asked for AT the record of
-    `start`, and that one was there (and is not among `records`). `decided` False: that is not known yet. `begun`: it was read by a new
-    iterator at `start`. `now`: at the tip, all that arrived up to then (the service's clock) has been read.
-    """
-
-    serial: int
-    start: Position
-    records: list[Record]
-    iterator: str | None
-    at: float
-    now: float
-    behind: int
-    size: int
-    lo: int = -1
-    hi: int = -1
-    found: bool = True
-    decided: bool = True
-    begun: bool = False
-    children: tuple[Shard, ...] = ()
-    taken: set[int] = msgspec.field(default_factory=set[int])
-
-    @property
-    def ended(self) -> bool:
-        return self.iterator is None
-
-
-def number(position: Position) -> int:
-    return int(position.sequence) if position.kind == "after" else -1
 
 
 class Feed:
@@ -110,9 +58,7 @@ class Feed:
         self._heard = heard
         self._random = random
         self._serials = itertools.count()
-        self._reading = False
-        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._order = itertools.count()
+        self._turns = Turns()
         self._readers: dict[int, tuple[Cursor, Credit]] = {}
         self._recent: deque[Fetched] = deque()
         self._tip: tuple[Position, int, float] | None = None
@@ -153,7 +99,7 @@ class Feed:
             room = Room(share, expected)
             await room.open()
             try:
-                async with self._turn(-number(cursor.position)):
+                async with self._turns.turn(-number(cursor.position)):
                     if self._lookup(cursor) is not None or max(self._budget.free_at, self._due(cursor)) > loop.time():
                         continue
                     hold = self._window.hold(expected, called=called) if self._followed(cursor) else Hold(0)
@@ -202,18 +148,7 @@ class Feed:
         """A fetch that is kept and holds what follows the cursor, cut to it."""
         if cursor.verify:
             return None
-        wanted = number(cursor.position)
-        for kept in reversed(self._recent):
-            if kept.serial <= cursor.seen:
-                continue
-            if wanted < 0:
-                if kept.lo < 0 and kept.start == cursor.position and (kept.begun or cursor.iterator is not None):
-                    return kept
-            elif kept.lo == wanted and kept.found:
-                return kept
-            elif kept.records and _first(kept) <= wanted and (wanted < kept.hi or (kept.ended and wanted == kept.hi)):
-                return _cut(kept, wanted)
-        return None
+        return next((found for kept in reversed(self._recent) if (found := after(kept, cursor)) is not None), None)
 
     def _take(self, cursor: Cursor, fetched: Fetched) -> Fetched:
         cursor.seen = fetched.serial
@@ -236,7 +171,7 @@ class Feed:
         """Keep a page for those that have it still before them."""
         if not (fetched.decided and fetched.found):
             return
-        fetched.taken.update(owner for owner, (other, _) in self._readers.items() if _past(number(other.position), fetched))
+        fetched.taken.update(owner for owner, (other, _) in self._readers.items() if past(number(other.position), fetched))
         if fetched.taken | {cursor.owner} >= self._readers.keys():
             return
         for older in list(self._recent):
@@ -251,33 +186,6 @@ class Feed:
 
     def owed(self, thing: Fetched) -> list[Credit]:
         return [credit for owner, (_, credit) in self._readers.items() if owner not in thing.taken and not credit.spent]
-
-    @asynccontextmanager
-    async def _turn(self, rank: int) -> AsyncGenerator[None, None]:
-        """One reader at a time, the one furthest ahead first."""
-        if self._reading:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            heapq.heappush(self._waiters, (rank, next(self._order), future))
-            try:
-                await future
-            except asyncio.CancelledError:
-                if future.done() and not future.cancelled():
-                    self._pass_on()
-                raise
-        self._reading = True
-        try:
-            yield
-        finally:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        self._reading = False
-        while self._waiters:
-            future = heapq.heappop(self._waiters)[2]
-            if not future.done():
-                self._reading = True
-                future.set_result(None)
-                return
 
     async def _fetch(self, cursor: Cursor, room: Room, hold: Hold) -> Fetched:
         loop = asyncio.get_running_loop()
@@ -362,27 +270,7 @@ class Feed:
         )
 
 
-def _past(at: int, fetched: Fetched) -> bool:
-    """Has a reader at this number had all of it?"""
-    return at > fetched.hi or (at == fetched.hi and bool(fetched.records) and not fetched.ended)
-
-
 def on_the_beat(due: float, poll: float) -> float:
     """The nearest time at which polls are sent: waking the process costs more than a read, so those of many shards go together."""
     beat = min(BEAT, poll / 10)
     return round(due / beat) * beat if beat else due
-
-
-def _first(kept: Fetched) -> int:
-    return int(kept.records[0].sequence_number)
-
-
-def _cut(kept: Fetched, wanted: int) -> Fetched:
-    low, high = 0, len(kept.records)
-    while low < high:
-        middle = (low + high) // 2
-        if int(kept.records[middle].sequence_number) <= wanted:
-            low = middle + 1
-        else:
-            high = middle
-    return msgspec.structs.replace(kept, records=kept.records[low:], lo=wanted)

@@ -18,7 +18,8 @@ from dsqlcdc.core.patience import within
 from dsqlcdc.errors import Misconfigured, Unavailable
 from dsqlcdc.sources.budget import Budget, ReadLimits
 from dsqlcdc.sources.counts import Counters
-from dsqlcdc.sources.feed import Feed, Fetched
+from dsqlcdc.sources.feed import Feed
+from dsqlcdc.sources.fetched import Fetched
 from dsqlcdc.sources.kinesis_client import connect
 from dsqlcdc.sources.service import Description, Service
 from dsqlcdc.sources.shards import Shard, hole_words, holes

@@ -11,8 +11,9 @@ from dsqlcdc.core.ports import Gap
 from dsqlcdc.core.records import Mark, Page, Position, Record
 from dsqlcdc.errors import Unavailable
 from dsqlcdc.sources import trimmed
-from dsqlcdc.sources.feed import Cursor, Feed, Fetched, number
+from dsqlcdc.sources.feed import Feed
 from dsqlcdc.sources.feeds import Feeds
+from dsqlcdc.sources.fetched import Cursor, Fetched, number
 from dsqlcdc.sources.service import Expired, Oversize, Throttled
 from dsqlcdc.sources.shards import Shard
 from dsqlcdc.sources.share import Share

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dsqlcdc.core.records import Mark
 from dsqlcdc.errors import Lost, Unavailable
 from dsqlcdc.sources import reader
-from dsqlcdc.sources.feed import Cursor
+from dsqlcdc.sources.fetched import Cursor
 from dsqlcdc.sources.service import Expired, Throttled
 from dsqlcdc.testing.virtual import run
 from tests.sources.fake import FakeService

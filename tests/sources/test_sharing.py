@@ -13,7 +13,8 @@ from dsqlcdc.core.backoff import Backoff
 from dsqlcdc.core.ports import Checkpoint
 from dsqlcdc.core.records import Mark, Position
 from dsqlcdc.sources.budget import Budget, ReadLimits
-from dsqlcdc.sources.feed import BEAT, Cursor, on_the_beat
+from dsqlcdc.sources.feed import BEAT, on_the_beat
+from dsqlcdc.sources.fetched import Cursor
 from dsqlcdc.sources.share import Share
 from dsqlcdc.testing.virtual import Deadlock, run
 from tests.sources.fake import EPOCH, FakeService
