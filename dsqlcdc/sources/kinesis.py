@@ -73,6 +73,7 @@ class KinesisSource:
         self._slowest = 0.0
         self._least = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def start(self, checkpoint: Checkpoint | None, *, warm_up: float | None) -> Mapping[str, Mark]:
         """See Source.start. Raises Lost when a shard with unread records has gone altogether and nobody has acknowledged that."""
@@ -191,9 +192,9 @@ class KinesisSource:
 
     async def _stop(self) -> None:
         """On return all reading has ended, whoever else is stopping it."""
-        for task in self._tasks:
-            if not task.cancelling():  # a second time would break off how it ends
-                task.cancel()
+        for task in self._tasks - self._ending:  # once: a second time would break off how it ends
+            self._ending.add(task)
+            task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -205,6 +206,7 @@ class KinesisSource:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._ending.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._merge.fail(error)
 

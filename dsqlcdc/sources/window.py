@@ -13,6 +13,8 @@ from dsqlcdc.sources.share import Credit, Share
 T = TypeVar("T", contravariant=True)
 
 _TICK = 0.002
+_STUCK = 10.0
+"""Seconds for which one page may keep a pipeline hungry, however busy the processor is."""
 
 
 class Keeper(Protocol[T]):
@@ -39,7 +41,8 @@ class Window(Generic[T]):
 
     Where there is no room, a page that nobody is waited for goes first; else whoever wants to read on waits until those behind have taken
     theirs. As long as a pipeline has nothing left to work on, that is charged to those for whom the oldest page is kept: the time in which
-    the loop had nothing to do either, as pipelines that only share the processor are like in speed.
+    the loop had nothing to do either, as pipelines that only share the processor are like in speed; and all there is once that page has
+    been the oldest for long.
 
     `busy`: seconds for which the loop's thread has worked so far.
     """
@@ -51,6 +54,7 @@ class Window(Generic[T]):
         self._ticked = self._worked = 0.0
         self._held = 0
         self._kept: OrderedDict[int, tuple[T, int, Keeper[T]]] = OrderedDict()
+        self._oldest = (0, 0.0)  # the page that was charged for last, by its id, and since when
         self._waiting: deque[tuple[asyncio.Future[None], int, Keeper[T], Share]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -109,9 +113,8 @@ class Window(Generic[T]):
 
     def drop(self, thing: T) -> None:
         """Forget a page that its keeper has forgotten already."""
-        entry = self._kept.pop(id(thing), None)
-        if entry is not None:
-            self.bytes -= entry[1]
+        if id(thing) in self._kept:
+            self._pop(thing)
             self._wake()
 
     def _room(self, size: int) -> bool:
@@ -138,9 +141,14 @@ class Window(Generic[T]):
                 self._put_out(next(iter(self._kept.values()))[0])
 
     def _put_out(self, thing: T) -> None:
+        self._pop(thing).forget(thing)
+
+    def _pop(self, thing: T) -> Keeper[T]:
         _, size, keeper = self._kept.pop(id(thing))
         self.bytes -= size
-        keeper.forget(thing)
+        if self._oldest[0] == id(thing):
+            self._oldest = (0, 0.0)
+        return keeper
 
     def _wake(self) -> None:
         while self._waiting and self._waiting[0][0].done():
@@ -155,17 +163,20 @@ class Window(Generic[T]):
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         if not self._waiting:
+            self._oldest = (0, 0.0)
             return
         now = loop.time()
-        idle = min(_TICK, now - self._ticked - (self._busy() - self._worked))
-        if idle > 0 and any(share.hungry for _, _, _, share in self._waiting):
-            self._charge(idle, now)
+        if any(share.hungry for _, _, _, share in self._waiting):
+            self._charge(min(_TICK, now - self._ticked - (self._busy() - self._worked)), now)
         self._wake()
         self._wind(loop)
 
     def _charge(self, idle: float, now: float) -> None:
-        for thing, _, keeper in self._kept.values():
+        for name, (thing, _, keeper) in self._kept.items():
             if owed := keeper.owed(thing):
+                if self._oldest[0] != name:
+                    self._oldest = name, now
+                stuck = now - self._oldest[1] >= _STUCK
                 for credit in owed:
-                    credit.spend(idle, now)
+                    credit.spend(Credit.FULL if stuck else max(0.0, idle), now)
                 return

@@ -77,7 +77,7 @@ def _write(bodies: Sequence[bytes]) -> _File:
 def _fault(doing: str, error: OSError) -> Misconfigured:
     return Misconfigured(
         f"cannot {doing} a file for changes that are held back",
-        where=tempfile.gettempdir(),
+        where=tempfile.tempdir or "TMPDIR",  # gettempdir raises where there is none
         why=(error.strerror or "the disk refused").lower(),
         run="df -h, make room or set TMPDIR, then dsqlcdc run CONFIG",
         code="E215",

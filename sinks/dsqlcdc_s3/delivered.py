@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import zlib
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any
@@ -90,10 +90,8 @@ async def _parquet(objects: Objects, key: str) -> AsyncGenerator[bytes, None]:
     with unnamed(in_memory=_HELD) as body:
         async with aclosing(objects.get(key)) as chunks:
             async for chunk in chunks:
-                try:
-                    body.write(chunk)
-                except OSError as error:
-                    raise no_room(error) from error
+                _kept(body.write, chunk)
+        _kept(body.flush)
         large, read = body.tell() > _INLINE, parquet.lines(body)
         while True:
             try:
@@ -103,6 +101,13 @@ async def _parquet(objects: Objects, key: str) -> AsyncGenerator[bytes, None]:
             if not text:
                 return
             yield text
+
+
+def _kept(step: Callable[..., object], *given: bytes) -> None:
+    try:
+        step(*given)
+    except OSError as error:
+        raise no_room(error) from error
 
 
 async def content_sha256(objects: Objects, key: str) -> tuple[str, bool]:

@@ -26,7 +26,7 @@ def no_room(error: OSError, where: str = "") -> Misconfigured:
     """What to say where the disk does not take it."""
     return Misconfigured(
         "cannot keep on disk what does not fit into memory",
-        where=where or tempfile.gettempdir(),
+        where=where or tempfile.tempdir or "TMPDIR",  # gettempdir raises where there is none
         why=(error.strerror or str(error) or "the disk refused").lower(),
         run="df -h, make room or set TMPDIR, then the command again",
         code="E386",

@@ -29,7 +29,7 @@ class Parcel(msgspec.Struct, frozen=True, gc=False):
     headers: Mapping[str, str]
     dataref: str = ""
     signed: Mapping[str, str] = {}
-    signed_at: int = 0
+    signed_at: int = -1
 
 
 Form = Callable[[int, Change], Parcel]
@@ -69,12 +69,12 @@ class Made:
     def __init__(self, changes: Sequence[Change], make: Callable[[int, Change], Parcel | Setback]) -> None:
         self._changes, self._make = changes, make
         self._made: dict[int, Parcel | Setback] = {}
-        self._until = 0
+        self._met = bytearray(len(changes))
 
     def look(self, index: int) -> Parcel | Setback:
         """What is to be sent of the change at this place, or what is to be said of it."""
-        while self._until <= index:
-            self._more()
+        if not self._met[index]:
+            self._ahead(index)
         made = self._made.get(index)
         if made is None:  # it was taken before
             made = self._made[index] = self._make(index, self._changes[index])
@@ -86,11 +86,12 @@ class Made:
         del self._made[index]
         return made
 
-    def _more(self) -> None:
+    def _ahead(self, index: int) -> None:
         size = 0
-        for index in range(self._until, min(self._until + _AHEAD, len(self._changes))):
-            made = self._made[index] = self._make(index, self._changes[index])
-            self._until = index + 1
-            size += len(made.body) if isinstance(made, Parcel) else 0
-            if size > _AHEAD_BYTES:
-                return
+        for at in range(index, min(index + _AHEAD, len(self._changes))):
+            if not self._met[at]:
+                self._met[at] = True
+                made = self._made[at] = self._make(at, self._changes[at])
+                size += len(made.body) if isinstance(made, Parcel) else 0
+                if size > _AHEAD_BYTES:
+                    return

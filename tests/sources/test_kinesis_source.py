@@ -279,6 +279,28 @@ def test_whoever_ends_the_reading_returns_when_it_has_ended_though_another_ends_
     run(main())
 
 
+def test_reading_ends_though_a_timeout_is_over_at_the_same_moment() -> None:
+    """The supervisor looks again every second; a timeout ends what it waits for by a cancel of its own."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        feeds = await feeds_over(FakeService(1), rediscover=1.0)
+        feeds.random = lambda: 0.5
+        source = KinesisSource(feeds, pipeline="p", sink="s", on_gap=Gaps())
+        await source.start(None, warm_up=None)
+        moment = loop.create_future()
+        loop.call_at(loop.time() + 1.0, moment.set_result, None)
+        waiting = asyncio.create_task(anext(source.pages()))
+        await moment
+        async with asyncio.timeout(60):
+            await source.close()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert tasks_left() == []
+
+    run(main())
+
+
 def test_what_somebody_must_mend_ends_the_pages() -> None:
     async def main() -> None:
         service = FakeService(2)

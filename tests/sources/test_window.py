@@ -211,6 +211,32 @@ def test_while_the_processor_works_nobody_is_charged(working: bool) -> None:
     run(main())
 
 
+def test_a_page_that_nobody_takes_holds_nobody_up_for_long_though_the_processor_works() -> None:
+    async def main() -> None:
+        loop, keeper, share = asyncio.get_running_loop(), Owing(), Share(100)
+        window: Window[object] = Window(50, busy=loop.time)
+        pages = [object() for _ in range(30)]
+        share.hungry = True
+        for page in pages:  # taken, if slowly
+            hold = window.hold(50, called=True)
+            assert hold is not None
+            window.keep(page, 50, keeper, hold)
+            waiting = asyncio.create_task(window.wait(50, keeper, share))
+            await asyncio.sleep(5)
+            assert not keeper.credit.spent
+            window.drop(page)
+            await waiting
+        hold = window.hold(50, called=True)
+        assert hold is not None
+        window.keep(pages[0], 50, keeper, hold)
+        waiting = asyncio.create_task(window.wait(50, keeper, share))
+        await asyncio.sleep(11)
+        assert keeper.credit.spent
+        waiting.cancel()
+
+    run(main())
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 60)), max_size=60))
 def test_a_window_never_holds_more_than_its_bytes_or_one_page(steps: list[tuple[int, int]]) -> None:

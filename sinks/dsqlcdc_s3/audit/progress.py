@@ -205,7 +205,7 @@ class Progress:
                 path.unlink(missing_ok=True)
 
     def _full(self, error: BaseException) -> Misconfigured:
-        return no_room(OSError(str(error)), str(self._path or tempfile.gettempdir()))
+        return no_room(OSError(str(error)), str(self._path or tempfile.tempdir or "TMPDIR"))
 
 
 def _ids(path: Path) -> Path:
