@@ -41,7 +41,7 @@ class Feeds:
 
     `limits`: None for the service's own. `poll`: seconds between reads of a shard at its tip. `prefetch`: bytes of pages read ahead, of all
     pipelines together: a quarter are pages kept for pipelines that follow, the rest is shared equally, and each may always hold one page.
-    `clock`: the wall clock, corrected by the service's.
+    `clock`: the wall clock, corrected by the service's. `busy`: seconds for which the loop's thread has worked so far (see Window).
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Feeds:
         deadline: float | None = None,
         clock: Callable[[], float] = time.time,
         random: Callable[[], float] = random_module.random,
+        busy: Callable[[], float] = time.thread_time,
     ) -> None:
         self.service = service
         self.counters = Counters()
@@ -73,7 +74,7 @@ class Feeds:
         self._feeds: dict[str, Feed] = {}
         self._shares: list[Share] = []
         self._owners = itertools.count()
-        self._window: Window[Fetched] = Window(prefetch // 4)
+        self._window: Window[Fetched] = Window(prefetch // 4, busy)
 
     async def open(self) -> None:
         """Ask who the stream is. Raises Misconfigured, or Unavailable when `deadline` has passed."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 from typing import Generic, Protocol, TypeVar
@@ -47,7 +46,7 @@ class Window(Generic[T]):
     `busy`: seconds for which the loop's thread has worked so far.
     """
 
-    def __init__(self, limit: int, busy: Callable[[], float] = time.thread_time) -> None:
+    def __init__(self, limit: int, busy: Callable[[], float]) -> None:
         self.limit, self._busy = limit, busy
         self.bytes = 0
         self._usual = 0

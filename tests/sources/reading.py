@@ -34,7 +34,7 @@ class Gaps:
 
 async def feeds_over(service: FakeService, **settings: Any) -> Feeds:
     settings.setdefault("limits", ReadLimits.none())
-    feeds = Feeds(service, clock=wall(), random=random.Random(7).random, **settings)
+    feeds = Feeds(service, clock=wall(), random=random.Random(7).random, busy=lambda: 0.0, **settings)
     await feeds.open()
     return feeds
 

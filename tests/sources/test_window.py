@@ -198,7 +198,7 @@ def test_while_the_processor_works_nobody_is_charged(working: bool) -> None:
 
     async def main() -> None:
         loop, keeper, share = asyncio.get_running_loop(), Owing(), Share(100)
-        window: Window[object] = Window(50, busy=loop.time if working else lambda: 0.0)
+        window: Window[object] = Window(50, loop.time if working else lambda: 0.0)
         hold = window.hold(50, called=False)
         assert hold is not None
         window.keep(object(), 50, keeper, hold)
@@ -214,7 +214,7 @@ def test_while_the_processor_works_nobody_is_charged(working: bool) -> None:
 def test_a_page_that_nobody_takes_holds_nobody_up_for_long_though_the_processor_works() -> None:
     async def main() -> None:
         loop, keeper, share = asyncio.get_running_loop(), Owing(), Share(100)
-        window: Window[object] = Window(50, busy=loop.time)
+        window: Window[object] = Window(50, loop.time)
         pages = [object() for _ in range(30)]
         share.hungry = True
         for page in pages:  # taken, if slowly
@@ -251,7 +251,7 @@ def test_a_window_never_holds_more_than_its_bytes_or_one_page(steps: list[tuple[
             return [credit] if self.things.index(thing) % 2 else []
 
     credit, keeper = Credit(), Keeper()
-    window: Window[object] = Window(50)
+    window: Window[object] = Window(50, lambda: 0.0)
     for what, size in steps:
         hold = window.hold(size, called=False)
         if hold is None:
