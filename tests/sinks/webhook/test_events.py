@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from dsqlcdc.contract import Op
+from dsqlcdc.contract import Change, Op
 from dsqlcdc_webhook.event import event, subject
+from dsqlcdc_webhook.parcel import Made, Parcel
 from dsqlcdc_webhook.sign import secret_key
 
 from .receiver import NOON, OTHER, SECRET, Script, change, local, receiving, saying, webhook
@@ -110,3 +111,19 @@ async def test_the_same_change_has_the_same_id_and_body_in_another_process() -> 
 def test_a_secret_that_is_none_is_refused(secret: str) -> None:
     with pytest.raises(ValueError, match=r"whsec_|bytes"):
         secret_key(secret)
+
+
+def test_little_is_made_ahead_and_nothing_twice_whatever_the_order() -> None:
+    counted: list[int] = []
+
+    def make(index: int, one: Change) -> Parcel:
+        counted.append(index)
+        return Parcel(index, one, b"x" * 100, {})
+
+    made = Made([change()] * 300, make)
+    for index in (0, 299, 150, 1, 149, 160):
+        assert made.take(index).index == index
+    assert len(counted) == len(set(counted)) <= 32 + 1 + 32 + 1
+    before = len(counted)
+    made.take(150)  # sent once more, alone
+    assert len(counted) == before + 1
