@@ -114,6 +114,8 @@ class Tenure:
         seen = await self._items.get(self.pk, HEAD)
         looks = signs = 0
         while True:
+            if seen is not None and seen.token not in ("", self._token):
+                self._token = secrets.token_hex(16)  # a token that may have been succeeded never comes back
             if seen is None or seen.token in ("", self._token) or looks >= self._looks:
                 if await self._seize(seen):
                     return
