@@ -28,7 +28,7 @@ def gap_of(former: Name, checkpoint: Checkpoint | None, name: Name, gaps: Sequen
     ends = min(now, made + 1.0) if made else now
     for gap in gaps:
         of_it = gap.kind == "recreated" and gap.stream.rpartition("/")[2] == stream_of(name)
-        if of_it and made and gap.from_time <= made <= (gap.to_time or now):
+        if of_it and made and gap.from_time < made + 1.0 and made <= (gap.to_time or now):  # it was made in that second
             ends = min(ends, gap.from_time)
     if ends <= begins:
         return None
