@@ -24,7 +24,7 @@ from tests.benchmarks.fake_kinesis import record, render
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 
-ROUNDS = 5
+ROUNDS = 12
 
 
 class FloorRecord(msgspec.Struct, gc=False, rename="pascal"):
@@ -145,7 +145,7 @@ def test_commit_order_sustains_half_of_uniques_rate() -> None:
         [("unique", f"{unique_rate:,.0f}"), ("commit", f"{commit_rate:,.0f}")],
         ("", "records/s"),
     )
-    harness.judge("order commit against unique", ratio, 0.5, held=0.5)
+    harness.judge("order commit against unique", ratio, 0.5, held=0.4)
 
 
 def _turns(works: Sequence[Callable[[], int]], records: int) -> list[float]:
