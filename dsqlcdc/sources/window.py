@@ -13,7 +13,7 @@ T = TypeVar("T", contravariant=True)
 
 _TICK = 0.002
 _STUCK = 10.0
-"""Seconds for which one page may keep a pipeline hungry, however busy the processor is."""
+"""Seconds after which a page that keeps a pipeline hungry is waited for no more, however busy the processor is."""
 
 
 class Keeper(Protocol[T]):
